@@ -1,0 +1,255 @@
+//! Plots as SVG text: lines over time, bars in groups, and who gave how much to whom.
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::FontTransform;
+
+/// One line of a plot.
+#[derive(Debug, Clone)]
+pub(crate) struct Series {
+    /// Its name in the legend; lines of one name and colour share an entry.
+    pub(crate) name: String,
+    /// An index into the palette.
+    pub(crate) colour: usize,
+    /// For a control or a reference.
+    pub(crate) dashed: bool,
+    /// In the order of x.
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
+/// Colours told apart by people with the usual kinds of colour blindness (Okabe and Ito, 2008).
+const PALETTE: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
+    RGBColor(90, 90, 90),
+];
+const INK: RGBColor = RGBColor(61, 70, 80);
+const FAINT: RGBColor = RGBColor(228, 232, 236);
+const SIZE: (u32, u32) = (560, 340);
+
+/// Where an axis runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Extent {
+    /// From 0 to 1, for rewards and shares.
+    Unit,
+    /// From 0 to a little over the largest value.
+    FromZero,
+}
+
+/// Lines over a common x axis.
+pub(crate) fn lines(title: &str, x_name: &str, y_name: &str, extent: Extent, series: &[Series]) -> String {
+    let all = || series.iter().flat_map(|one| one.points.iter());
+    let x_end = all().map(|point| point.0).fold(0.0, f64::max);
+    let y_top = top(extent, all().map(|point| point.1));
+    svg(SIZE, |root| {
+        let mut chart = ChartBuilder::on(root)
+            .caption(title, ("sans-serif", 16).into_font().color(&INK))
+            .margin(8)
+            .x_label_area_size(38)
+            .y_label_area_size(48)
+            .build_cartesian_2d(0.0..x_end.max(1e-9), 0.0..y_top)?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .bold_line_style(FAINT)
+            .axis_style(INK)
+            .label_style(("sans-serif", 12).into_font().color(&INK))
+            .x_desc(x_name)
+            .y_desc(y_name)
+            .x_labels(6)
+            .y_labels(6)
+            .x_label_formatter(&|value| short(*value))
+            .y_label_formatter(&|value| short(*value))
+            .draw()?;
+        let mut named: Vec<&str> = Vec::new();
+        for one in series {
+            let style = PALETTE[one.colour % PALETTE.len()].stroke_width(if one.dashed { 1 } else { 2 });
+            let points = one.points.iter().copied();
+            let drawn = if one.dashed {
+                chart.draw_series(DashedLineSeries::new(points, 5, 4, style))?
+            } else {
+                chart.draw_series(LineSeries::new(points, style))?
+            };
+            if !named.contains(&one.name.as_str()) {
+                named.push(&one.name);
+                drawn.label(one.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+            }
+        }
+        if !named.is_empty() {
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::UpperLeft)
+                .background_style(WHITE.mix(0.8))
+                .border_style(FAINT)
+                .label_font(("sans-serif", 12).into_font().color(&INK))
+                .draw()?;
+        }
+        Ok(())
+    })
+}
+
+/// Groups of bars: one group per name, one bar per member. Members appear in the legend.
+pub(crate) fn bars(
+    title: &str,
+    y_name: &str,
+    extent: Extent,
+    members: &[&str],
+    groups: &[(String, Vec<f64>)],
+) -> String {
+    let y_top = top(extent, groups.iter().flat_map(|group| group.1.iter()));
+    let width = members.len().max(1) as f64 + 1.0;
+    svg(SIZE, |root| {
+        let mut chart = ChartBuilder::on(root)
+            .caption(title, ("sans-serif", 16).into_font().color(&INK))
+            .margin(8)
+            .x_label_area_size(24)
+            .y_label_area_size(48)
+            .build_cartesian_2d(0.0..width * groups.len().max(1) as f64, 0.0..y_top)?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(WHITE)
+            .bold_line_style(FAINT)
+            .axis_style(INK)
+            .label_style(("sans-serif", 12).into_font().color(&INK))
+            .y_desc(y_name)
+            .y_labels(6)
+            .x_labels(0)
+            .y_label_formatter(&|value| short(*value))
+            .draw()?;
+        for (member, name) in members.iter().enumerate() {
+            let colour = PALETTE[member % PALETTE.len()];
+            let boxes = groups.iter().enumerate().map(|(at, (_, values))| {
+                let left = at as f64 * width + 0.5 + member as f64;
+                let height = values.get(member).copied().unwrap_or(0.0);
+                Rectangle::new([(left, 0.0), (left + 0.9, height)], colour.filled())
+            });
+            chart
+                .draw_series(boxes)?
+                .label(*name)
+                .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], colour.filled()));
+        }
+        for (at, (name, _)) in groups.iter().enumerate() {
+            let middle = chart.backend_coord(&((at as f64 + 0.5) * width, 0.0));
+            let style = ("sans-serif", 12).into_font().color(&INK);
+            let shift = name.chars().count() as i32 * 3;
+            root.draw(&Text::new(name.clone(), (middle.0 - shift, middle.1 + 8), style))?;
+        }
+        if members.len() > 1 {
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::UpperRight)
+                .background_style(WHITE.mix(0.8))
+                .border_style(FAINT)
+                .label_font(("sans-serif", 12).into_font().color(&INK))
+                .draw()?;
+        }
+        Ok(())
+    })
+}
+
+/// A square table in colours: row gave, column took.
+pub(crate) fn matrix(
+    title: &str,
+    rows_name: &str,
+    columns_name: &str,
+    names: &[String],
+    values: &[Vec<f64>],
+) -> String {
+    let largest = values.iter().flatten().copied().fold(0.0, f64::max).max(1e-9);
+    let (left, upper, cell) = (110, 62, 62);
+    let size = (left + cell * names.len() as i32 + 16, upper + cell * names.len() as i32 + 16);
+    svg((size.0.max(300) as u32, size.1 as u32), |root| {
+        let label = |size: i32| ("sans-serif", size).into_font().color(&INK);
+        root.draw(&Text::new(title.to_owned(), (8, 6), label(16)))?;
+        root.draw(&Text::new(columns_name.to_owned(), (left, 28), label(12)))?;
+        let turned = ("sans-serif", 12).into_font().transform(FontTransform::Rotate270).color(&INK);
+        root.draw(&Text::new(rows_name.to_owned(), (4, upper + cell * names.len() as i32 / 2), turned))?;
+        for (at, name) in names.iter().enumerate() {
+            let offset = cell * at as i32;
+            root.draw(&Text::new(name.clone(), (left + offset + 4, 46), label(12)))?;
+            root.draw(&Text::new(name.clone(), (24, upper + offset + cell / 2 - 6), label(12)))?;
+            for (column, value) in values.get(at).into_iter().flatten().enumerate() {
+                let (x, y) = (left + cell * column as i32, upper + offset);
+                let shade = PALETTE[0].mix(0.08 + 0.82 * value / largest);
+                root.draw(&Rectangle::new([(x, y), (x + cell - 3, y + cell - 3)], shade.filled()))?;
+                let ink = if *value > 0.55 * largest { WHITE } else { INK };
+                let style = ("sans-serif", 13).into_font().color(&ink);
+                root.draw(&Text::new(short(*value), (x + 12, y + cell / 2 - 8), style))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Draws into a string. The SVG backend writes to memory, which cannot fail; should a shape be refused
+/// all the same, the reader sees why in its place.
+fn svg(size: (u32, u32), draw: impl Fn(&DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), DrawError>) -> String {
+    let mut text = String::new();
+    let result = {
+        let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        root.fill(&WHITE).and_then(|()| draw(&root)).and_then(|()| root.present())
+    };
+    match result {
+        Ok(()) => text,
+        Err(error) => format!("<p>This plot could not be drawn: {}</p>", super::page::escape(&error.to_string())),
+    }
+}
+
+type DrawError = DrawingAreaErrorKind<<SVGBackend<'static> as DrawingBackend>::ErrorType>;
+
+fn top<'a>(extent: Extent, values: impl Iterator<Item = impl std::borrow::Borrow<f64> + 'a>) -> f64 {
+    match extent {
+        Extent::Unit => 1.0,
+        Extent::FromZero => values.map(|value| *value.borrow()).fold(0.0, f64::max).max(1e-9) * 1.08,
+    }
+}
+
+/// A number as an axis shows it: 12k, 3.4, 0.25.
+fn short(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1e6 => format!("{:.1}M", value / 1e6),
+        size if size >= 1e4 => format!("{:.0}k", value / 1e3),
+        size if size >= 10.0 || value == value.round() => format!("{value:.0}"),
+        size if size >= 1.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plot_shows_its_names_and_as_many_lines_as_given() {
+        let series = |name: &str, dashed| Series {
+            name: name.into(),
+            colour: 0,
+            dashed,
+            points: vec![(0.0, 0.1), (1.0, 0.5), (2.0, 0.9)],
+        };
+        let svg =
+            lines("held-out", "steps", "reward", Extent::Unit, &[series("ada & co", false), series("alone", true)]);
+        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+        assert!(svg.contains("ada &amp; co") && svg.contains("alone") && svg.contains("held-out"));
+    }
+
+    #[test]
+    fn empty_data_still_draws() {
+        assert!(lines("t", "x", "y", Extent::FromZero, &[]).contains("</svg>"));
+        assert!(bars("t", "y", Extent::FromZero, &[], &[]).contains("</svg>"));
+        assert!(matrix("t", "r", "c", &[], &[]).contains("</svg>"));
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(
+            ["0.25", "3.4", "12", "25k", "1.5M", "0"].map(String::from),
+            [0.25, 3.4, 12.3, 25_000.0, 1.5e6, 0.0].map(short)
+        );
+    }
+}
