@@ -1,0 +1,116 @@
+//! Sets up the programs that swarmloom is compared with, each in an environment of its own, then measures.
+//!
+//! A peer is a file in `xtask/peers`. `target/peers/NAME` starts it with the right interpreter; what it reads and
+//! writes is told at the top of the file.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::workspace::Workspace;
+use crate::{cache, process};
+
+/// A program to compare with: `xtask/peers/PROGRAM` in an environment with `package`.
+struct Peer {
+    name: &'static str,
+    program: &'static str,
+    /// What pip installs. Pinned: a comparison names a version.
+    package: &'static str,
+}
+
+const PEERS: [Peer; 1] =
+    [Peer { name: "reasoning-gym", program: "reasoning_gym_peer.py", package: "reasoning-gym==0.1.25" }];
+
+/// Builds, sets up what can be set up, and hands over to `swarmloom bench`.
+pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    let mut swarmloom = process::command(workspace.build()?);
+    swarmloom.arg("bench").args(arguments);
+    if wants_peers(arguments) {
+        let programs = workspace.target_dir()?.join("peers");
+        fs::create_dir_all(&programs)?;
+        for peer in &PEERS {
+            let what = format!("setting up {}", peer.package);
+            if let Err(error) = process::timed(&what, || set_up(workspace, &programs, peer)) {
+                // The benchmark itself names a peer that is absent.
+                eprintln!("xtask: goes on without {}: {error:#}", peer.name);
+            }
+        }
+        swarmloom.arg("--peers").arg(programs);
+    }
+    process::run(swarmloom)
+}
+
+/// Not where only help is asked for, nor where a person names peers of their own.
+fn wants_peers(arguments: &[String]) -> bool {
+    let others = ["-h", "--help", "help", "--peers"];
+    !arguments.is_empty()
+        && arguments.iter().all(|argument| !others.contains(&argument.as_str()) && !argument.starts_with("--peers="))
+}
+
+/// Makes the environment once per machine and the starter once per clone.
+fn set_up(workspace: &Workspace, programs: &Path, peer: &Peer) -> Result<()> {
+    let starter = programs.join(peer.name);
+    drop(fs::remove_file(&starter)); // one that cannot work any more would be worse than none
+    let python = environment(peer)?.join("bin/python");
+    let program = workspace.root.join("xtask/peers").join(peer.program);
+    let words = [python.as_path(), program.as_path()].map(quoted);
+    fs::write(&starter, format!("#!/bin/sh\nexec {} {} \"$@\"\n", words[0], words[1]))?;
+    fs::set_permissions(&starter, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// A Python environment with the peer's package; made where it is absent or half made.
+fn environment(peer: &Peer) -> Result<PathBuf> {
+    let cache = cache::dir()?;
+    let dir = cache.join("peers").join(peer.package.replace("==", "-"));
+    let whole = dir.join("swarmloom-whole");
+    let _lock = cache::lock(&cache, peer.name)?;
+    if whole.exists() {
+        return Ok(dir);
+    }
+    let mut python = process::command("python3");
+    python.args(["-m", "venv", "--clear"]).arg(&dir);
+    process::run_keeping_errors(python)
+        .map_err(|(error, _)| error)
+        .context("no Python environment could be made (on Debian: `apt-get install python3-venv`)")?;
+    let mut pip = process::command(dir.join("bin/python"));
+    pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--only-binary=:all:", peer.package]);
+    process::run_keeping_errors(pip).map_err(|(error, _)| error).context("the package index may be out of reach")?;
+    fs::write(whole, "")?;
+    Ok(dir)
+}
+
+/// One word for a shell.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.to_string_lossy().replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_set_up_for_a_measurement_only() {
+        let wants = |text: &str| wants_peers(&text.split_whitespace().map(String::from).collect::<Vec<_>>());
+        assert!(wants("tasks --quick"));
+        for other in ["", "--help", "tasks -h", "tasks --peers elsewhere", "tasks --peers=elsewhere"] {
+            assert!(!wants(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn paths_reach_the_shell_whole() {
+        assert_eq!(quoted(Path::new("/a b/it's")), "'/a b/it'\\''s'");
+    }
+
+    #[test]
+    fn every_peer_has_its_program_and_names_a_version() {
+        for peer in &PEERS {
+            let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(peer.program);
+            assert!(program.exists(), "{}", program.display());
+            assert!(peer.package.contains("=="));
+        }
+    }
+}
