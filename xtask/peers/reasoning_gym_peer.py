@@ -10,12 +10,17 @@ A request that fails is answered with {"task": "bf", "error": "..."}. Ends when 
 
 import importlib.metadata
 import json
+import os
 import sys
 import time
 
 import reasoning_gym
 
 WRONG = "foo"
+
+# Some generators print while they work. Answers go to the real standard output, their words nowhere.
+ANSWERS = sys.stdout
+sys.stdout = open(os.devnull, "w")
 
 
 def measure(request):
@@ -49,7 +54,7 @@ def main():
 
 
 def say(message):
-    print(json.dumps(message), flush=True)
+    print(json.dumps(message), file=ANSWERS, flush=True)
 
 
 main()

@@ -43,7 +43,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     stage("libtorch", &|| libtorch::ensure(&workspace.root).map(|_| Ended::Passed));
     stage("lints", &|| lints(workspace));
     stage("invariants", &|| invariants::check(workspace).map(|()| Ended::Passed));
-    stage("licences, bans, sources", &|| deny(workspace, &["check", "licenses", "bans", "sources"]));
+    stage("licences, bans, sources", &|| {
+        deny(workspace, &["check", "--hide-inclusion-graph", "licenses", "bans", "sources"])
+    });
     stage("advisories", &|| advisories(workspace));
     stage("tests", &|| workspace.test(&[]).map(|()| Ended::Passed));
     stage("demo, short form", &|| demo(workspace));
@@ -83,7 +85,7 @@ fn advisories(workspace: &Workspace) -> Result<Ended> {
     if let Err(error) = deny(workspace, &["fetch", "db"]) {
         return Ok(Ended::Skipped(format!("the advisory database is out of reach: {error}")));
     }
-    deny(workspace, &["check", "--disable-fetch", "advisories"])
+    deny(workspace, &["--offline", "check", "advisories"])
 }
 
 /// The one on the path, or xtask's own, built on first use: unoptimised, which takes a third of the time.

@@ -104,7 +104,7 @@ fn download(work: &Path) -> Result<()> {
     eprintln!("xtask: downloading {} MB from the Python package index", DOWNLOAD_BYTES / 1_000_000);
     let mut pip = process::command("python3");
     pip.args(["-m", "pip", "download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"])
-        // The wheels of one Python version, whatever the user's: their C++ libraries are the same.
+        // The wheel for one Python version, whatever the user has: only its C++ part is kept.
         .args(["--only-binary=:all:", "--python-version", "3.12", "--implementation", "cp", "--abi", "cp312"])
         .args(["--abi", "none", "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_25_x86_64"])
         .args(["--platform", "manylinux2014_x86_64", "--require-hashes", "--dest"])
