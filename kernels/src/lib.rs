@@ -1,1 +1,46 @@
-//! swarmloom-kernels
+//! Flat-buffer compute: the arithmetic of a Llama-family decoder on `f32` slices.
+//!
+//! The kernels cover what a CPU needs to generate rollouts in batches: [`linear`], [`norm`],
+//! [`rotary`], [`attention`], [`activation`] and [`sampling`].
+//!
+//! # Batch invariance
+//!
+//! A row's result never depends on how many other rows are in the call, or on where the row
+//! stands. Each output has one fixed order of operations, set by the width of the model alone.
+//! A general matrix multiplication, libtorch's included, chooses its blocking by the size of the
+//! batch, so the same row can get different last bits in different batches. Generation that must
+//! be repeatable row by row cannot use it; that is why this crate has its own.
+//!
+//! # One source, several instruction sets
+//!
+//! Each kernel is written once over eight `f32` lanes and compiled once per [`Isa`].
+//! Only exactly rounded operations are used (`+`, `-`, `*`, `/`, square root, fused
+//! multiply-add), in the same order, so that [`Isa::Scalar`] and the vector versions agree bit
+//! for bit, apart from the payload of a NaN. The vector version is chosen at run time. Each
+//! kernel has a `_on` form which takes the instruction set, for tests and benchmarks.
+//! The scalar version is a reference: on a processor without fused multiply-add it is slow.
+//!
+//! # Conventions
+//!
+//! Buffers are dense, row-major `f32`. Lengths that do not fit together are mistakes of the
+//! caller: the kernels panic with a message that names the buffer, and the caller validates
+//! what it got from outside beforehand. Values never cause a panic: a NaN or an infinity goes
+//! through the arithmetic. Kernels start no threads (callers split the rows) and allocate
+//! nothing; constructors such as [`linear::PackedLinear::pack`] do.
+
+pub mod activation;
+pub mod attention;
+pub mod linear;
+pub mod norm;
+pub mod rotary;
+pub mod sampling;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod exp;
+mod isa;
+mod simd;
+#[cfg(test)]
+mod testing;
+
+pub use isa::{Isa, detected};
