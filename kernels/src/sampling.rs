@@ -197,6 +197,8 @@ mod tests {
             assert_eq!(both(&logits, 1.0, uniform).token, token, "uniform {uniform}");
         }
         assert_eq!(both(&logits, 1.0, below_one).token, 3);
+        // A boundary belongs to the next token.
+        assert_eq!(both(&logits[..3], 1.0, 0.5).token, 2);
         let drawn = both(&logits, 1.0, 0.9);
         assert!((drawn.logprob - 0.5f32.ln()).abs() < 1e-7);
     }
