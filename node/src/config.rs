@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
@@ -72,6 +71,9 @@ pub(crate) struct RunTable {
     pub(crate) name: String,
     /// 32 hexadecimal digits that make the run's hash its own.
     pub(crate) nonce: String,
+    /// Questions per task that are held out: every peer evaluates on them, nobody trains on them.
+    #[serde(default = "held_out")]
+    pub(crate) held_out: u32,
     /// `[[run.tasks]]`: what is asked.
     pub(crate) tasks: Vec<TaskTable>,
     /// `[run.limits]`.
@@ -110,11 +112,13 @@ pub(crate) struct RunLimitsTable {
     pub(crate) max_staleness_versions: u64,
     /// Seconds since a group arrived.
     pub(crate) max_age_s: u64,
+    /// Groups of one author that a peer takes in a minute.
+    pub(crate) groups_per_minute: u32,
 }
 
 impl Default for RunLimitsTable {
     fn default() -> Self {
-        Self { max_completions: 16, max_completion_bytes: 1024, max_staleness_versions: 64, max_age_s: 900 }
+        Self { max_completions: 16, max_completion_bytes: 1024, max_staleness_versions: 64, max_age_s: 900, groups_per_minute: 1200 }
     }
 }
 
@@ -165,7 +169,8 @@ pub(crate) struct WarmStartTable {
     pub(crate) batch: u32,
     /// Learning rate.
     pub(crate) learning_rate: f64,
-    /// Distinct examples per task label; 400 of each of the peer's tasks when empty.
+    /// Examples per task label, in whose proportion they are shown; 400 of each of the peer's tasks when empty. A task of
+    /// few questions repeats them.
     pub(crate) examples: BTreeMap<String, u32>,
 }
 
@@ -384,6 +389,10 @@ fn one() -> u32 {
     1
 }
 
+fn held_out() -> u32 {
+    48
+}
+
 impl RunFile {
     /// Parses and checks a file. `name` is what errors call it.
     ///
@@ -399,6 +408,31 @@ impl RunFile {
             return Ok(file);
         }
         Err(ConfigErrors(wrong.iter().map(|(path, message)| locate(name, text, path, message)).collect()))
+    }
+
+    /// The defaults of a peer's settings, without a run.
+    pub(crate) fn settings_only() -> Self {
+        Self {
+            run: None,
+            peer: PeerTable::default(),
+            sharing: SharingTable::default(),
+            training: TrainingTable::default(),
+            network: NetworkTable::default(),
+            limits: LimitsTable::default(),
+        }
+    }
+
+    /// Checks values that came from elsewhere than a file; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub(crate) fn check(&self, name: &str) -> Result<(), ConfigErrors> {
+        let wrong: Vec<Located> = self
+            .problems()
+            .into_iter()
+            .map(|(path, message)| located(name, (0, 0), &format!("{path}: {message}")))
+            .collect();
+        if wrong.is_empty() { Ok(()) } else { Err(ConfigErrors(wrong)) }
     }
 
     /// What the values of a well-formed file get wrong: a path such as `training.group_size`, and why.
@@ -435,7 +469,7 @@ impl RunFile {
                     "a label of 1 to 64 bytes is needed".into(),
                 );
                 check(
-                    task.mode.parse::<swarmloom_tasks::Mode>().is_ok(),
+                    ["hardened", "exact"].contains(&task.mode.as_str()),
                     &format!("run.tasks.{at}.mode"),
                     format!("{:?} is not a mode: \"hardened\" or \"exact\"", task.mode),
                 );
@@ -444,6 +478,18 @@ impl RunFile {
                     &format!("run.tasks.{at}.weight"),
                     "a weight from 1 to 1000000 is needed".into(),
                 );
+            }
+            let limits = &run.limits;
+            let ranges: [(&str, u64, u64, u64); 6] = [
+                ("run.held_out", run.held_out.into(), 1, 4096),
+                ("run.limits.max_completions", limits.max_completions.into(), 2, 256),
+                ("run.limits.max_completion_bytes", limits.max_completion_bytes.into(), 1, 65_536),
+                ("run.limits.max_staleness_versions", limits.max_staleness_versions, 0, 1_000_000),
+                ("run.limits.max_age_s", limits.max_age_s, 1, 7 * 86_400),
+                ("run.limits.groups_per_minute", limits.groups_per_minute.into(), 1, 60_000),
+            ];
+            for (path, value, low, high) in ranges {
+                check((low..=high).contains(&value), path, format!("{value} is outside {low} to {high}"));
             }
             let labels: Vec<&str> = run.tasks.iter().map(|task| task.label.as_str()).collect();
             let tables =
@@ -457,6 +503,14 @@ impl RunFile {
                     );
                 }
             }
+            check(
+                self.training.evaluate_questions <= run.held_out,
+                "training.evaluate_questions",
+                format!(
+                    "the run holds out {} questions per task (run.held_out), this asks for {}",
+                    run.held_out, self.training.evaluate_questions
+                ),
+            );
             check(
                 self.training.group_size <= run.limits.max_completions,
                 "training.group_size",
@@ -505,7 +559,11 @@ impl RunFile {
         for (path, rate) in
             [("limits.upload_kib_s", self.limits.upload_kib_s), ("limits.download_kib_s", self.limits.download_kib_s)]
         {
-            check(rate.is_none_or(|rate| rate >= 1), path, "at least 1 KiB/s is needed; leave it out for no limit".into());
+            check(
+                rate.is_none_or(|rate| rate >= 16),
+                path,
+                "at least 16 KiB/s are needed; leave it out for no limit".into(),
+            );
         }
         check(
             self.sharing.local + self.sharing.top_up + self.sharing.external > 0,
@@ -546,10 +604,6 @@ impl RunFile {
         wrong
     }
 
-    /// The age after which a group of others is no longer used.
-    pub(crate) fn max_age(limits: &RunLimitsTable) -> Duration {
-        Duration::from_secs(limits.max_age_s)
-    }
 }
 
 /// An error about the value at `path` (segments joined by dots; numbers index arrays).

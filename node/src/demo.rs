@@ -151,10 +151,8 @@ async fn listening(member: &mut Member) -> anyhow::Result<Vec<String>> {
     let deadline = Instant::now() + START_DEADLINE;
     loop {
         if let Some(status) = status_of(&member.folder).await {
-            let addresses: Vec<String> =
-                status.listen.iter().map(|address| format!("{address}/p2p/{}", status.peer)).collect();
-            if !addresses.is_empty() {
-                return Ok(addresses);
+            if !status.listen.is_empty() {
+                return Ok(status.listen);
             }
         }
         if let Some(status) = member.process.ended() {

@@ -150,6 +150,8 @@ pub(crate) struct PeerStatus {
     pub(crate) groups_out: u64,
     /// Uses of its groups in training.
     pub(crate) used: u64,
+    /// Questions it must have asked itself and never shared, by its counters.
+    pub(crate) withheld: u64,
 }
 
 /// Something wrong.
@@ -159,6 +161,71 @@ pub(crate) struct Problem {
     pub(crate) what: String,
     /// What to do about it.
     pub(crate) fix: String,
+}
+
+impl Status {
+    /// What `status` prints for people.
+    pub(crate) fn text(&self) -> String {
+        let reward = |value: Option<f64>| value.map_or_else(|| "–".into(), |value| format!("{value:.3}"));
+        let connected: Vec<&PeerStatus> = self.peers.iter().filter(|peer| peer.connected).collect();
+        let mut lines = vec![
+            format!("{} ({}) on {}, {} parameters", self.state, self.model, self.device, self.parameters),
+            format!("run        {} ({:.16}…)", self.run_name, self.run),
+            format!("peer       {}", self.peer),
+            format!(
+                "step       {}{}, policy version {}, {} completions, {:.0} a second",
+                self.step,
+                self.stop_after.map_or_else(String::new, |last| format!(" of {last}")),
+                self.policy_version,
+                self.completions,
+                self.completions_per_s
+            ),
+            format!(
+                "reward     held out {}, own {}, others' {}",
+                reward(self.rewards.held_out_mean),
+                reward(self.rewards.own),
+                reward(self.rewards.external)
+            ),
+        ];
+        for (task, value) in &self.rewards.held_out {
+            lines.push(format!("           {task}: {value:.3}"));
+        }
+        lines.push(format!(
+            "groups     {} shared, {} acknowledged by others, {} stored, {} used, {} in the buffer",
+            self.groups.shared, self.groups.acknowledged, self.groups.stored, self.groups.used, self.groups.buffered
+        ));
+        for (reason, count) in &self.groups.dropped {
+            lines.push(format!("           dropped, {reason}: {count}"));
+        }
+        lines.push(format!("staleness  mean {:.1}, largest {} versions", self.staleness.mean, self.staleness.max));
+        lines.push(format!(
+            "bytes      {} in, {} out, {} on disk, {} in memory",
+            mib(self.bytes.received),
+            mib(self.bytes.sent),
+            mib(self.bytes.disk),
+            mib(self.bytes.resident)
+        ));
+        lines.push(format!("peers      {} connected, {} known; NAT: {}", connected.len(), self.peers.len(), self.nat));
+        for peer in connected {
+            let relayed = if peer.relayed { ", over a relay" } else { "" };
+            lines.push(format!(
+                "           {} {}{relayed}: gave {}, took {}",
+                peer.peer, peer.standing, peer.groups_in, peer.groups_out
+            ));
+        }
+        if let Some(waiting) = &self.waiting {
+            let since = waiting.since_ms / 1000;
+            lines.push(format!("waiting    for {} since {since} (Unix seconds)", waiting.what));
+        }
+        for problem in &self.problems {
+            lines.push(format!("problem    {}\n           -> {}", problem.what, problem.fix));
+        }
+        lines.join("\n")
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
 }
 
 /// Resident memory of this process now and at its peak, in bytes; zeros where the system does not say.

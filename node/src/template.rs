@@ -18,6 +18,7 @@ const TEMPLATE: &str = r#"# A swarmloom run.
 [run]
 name = @NAME@
 nonce = "@NONCE@"        # makes this run differ from one with the same settings
+held_out = 48                   # questions per task on which all peers evaluate and nobody trains
 
 # What is asked. `swarmloom task list` prints tasks and presets. Peers regenerate every question and
 # score every answer themselves.
@@ -50,6 +51,7 @@ max_completions = 16            # in one group
 max_completion_bytes = 1024
 max_staleness_versions = 64     # between an author's newest policy and a group's
 max_age_s = 900                 # since a group arrived
+groups_per_minute = 1200        # of one author
 
 [peer]
 # data_dir = "…"                # checkpoints, store, key; a folder per run under ~/.local/share/swarmloom
@@ -65,7 +67,7 @@ seed = 0                        # of the initial weights
 steps = 80
 batch = 64
 learning_rate = 0.003
-# [peer.warm_start.examples]    # distinct examples per task; 400 of each when absent
+# [peer.warm_start.examples]    # per task, shown in this proportion; 400 of each when absent
 # matrix = 4000
 # spell = 600
 
@@ -131,5 +133,21 @@ mod tests {
         assert_eq!(file.training, TrainingTable::default());
         assert_eq!(file.network, NetworkTable::default());
         assert_eq!(file.limits, LimitsTable::default());
+    }
+
+    #[test]
+    fn the_examples_are_sound_and_name_one_run() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+        let mut runs = std::collections::BTreeSet::new();
+        for entry in std::fs::read_dir(folder).expect("the examples").map(|entry| entry.expect("an entry").path()) {
+            if entry.extension().is_some_and(|extension| extension == "toml") {
+                let name = entry.display().to_string();
+                let text = std::fs::read_to_string(&entry).expect("text");
+                let file = RunFile::parse(&name, &text).expect("a sound file");
+                let run = file.run.as_ref().expect("a run");
+                runs.insert(crate::book::TaskBook::from_table(&name, &text, run).expect("a book").0.id());
+            }
+        }
+        assert_eq!(runs.len(), 1);
     }
 }

@@ -52,6 +52,7 @@ pub(crate) fn plan(seed: u64, steps: u64, evaluate_every: u64, questions: u32) -
     let run = RunTable {
         name: "demo".into(),
         nonce: crate::hex::encode(&u128::from(seed).to_be_bytes()),
+        held_out: 48,
         tasks: vec![
             task("matrix", "binary_matrix/3x3", "hardened", 8),
             task("spell", "spell_backward/short", "hardened", 8),

@@ -1,0 +1,144 @@
+//! What a training thread is told before it starts: plain data, made from the run file.
+
+use swarmloom_protocol::id::{PeerKey, RunId};
+use swarmloom_protocol::selection::top_up;
+use swarmloom_trainer::device::Device;
+use swarmloom_trainer::learner::LearnerConfig;
+use swarmloom_trainer::losses::Loss;
+use swarmloom_trainer::model::{self, ModelConfig};
+
+use crate::book::TaskBook;
+use crate::config::{PeerTable, RunFile, RuleName, SharingTable, TrainingTable};
+
+/// A peer's training, settled.
+#[derive(Debug, Clone)]
+pub(crate) struct Course {
+    /// The run.
+    pub(crate) run: RunId,
+    /// This peer.
+    pub(crate) key: PeerKey,
+    /// The run's tasks.
+    pub(crate) book: TaskBook,
+    /// Which of them this peer asks itself, one weight per task of the run.
+    pub(crate) weights: Vec<u32>,
+    /// `[peer]`.
+    pub(crate) peer: PeerTable,
+    /// `[sharing]`.
+    pub(crate) sharing: SharingTable,
+    /// `[training]`.
+    pub(crate) training: TrainingTable,
+    /// The model's shape.
+    pub(crate) model: ModelConfig,
+    /// Where training computes.
+    pub(crate) device: Device,
+    /// Compute threads.
+    pub(crate) threads: usize,
+    /// How the learner learns.
+    pub(crate) learner: LearnerConfig,
+}
+
+impl Course {
+    /// Settles a file's tables. `threads`: the machine's cores, for where the file names no number.
+    ///
+    /// # Errors
+    /// A model or a device that does not exist, or a model whose context is too short for a task.
+    pub(crate) fn settle(
+        file: &RunFile,
+        run: RunId,
+        key: PeerKey,
+        book: TaskBook,
+        cores: usize,
+    ) -> Result<Self, Vec<(String, String)>> {
+        let mut wrong = Vec::new();
+        let known: Vec<&str> = model::presets().iter().map(|preset| preset.0).collect();
+        let shape = model::preset(&file.peer.model);
+        if shape.is_none() {
+            let why = format!("{:?} is not a model preset; there are {}", file.peer.model, known.join(", "));
+            wrong.push(("peer.model".to_owned(), why));
+        }
+        let device = file.peer.device.parse::<Device>().and_then(Device::resolve);
+        if let Err(error) = &device {
+            wrong.push(("peer.device".to_owned(), format!("{error}")));
+        }
+        if let Some(shape) = &shape {
+            for entry in book.entries() {
+                let needed = entry.max_prompt_bytes() + entry.max_target_bytes() + 2;
+                if needed > shape.max_position_embeddings {
+                    wrong.push((
+                        "peer.model".to_owned(),
+                        format!(
+                            "task {:?} needs {needed} positions, {} has {}",
+                            entry.label, file.peer.model, shape.max_position_embeddings
+                        ),
+                    ));
+                }
+            }
+        }
+        let (Some(model), Ok(device), true) = (shape, device, wrong.is_empty()) else { return Err(wrong) };
+        let weights = book
+            .entries()
+            .iter()
+            .map(|entry| match file.peer.tasks.is_empty() {
+                true => entry.weight,
+                false => file.peer.tasks.get(&entry.label).copied().unwrap_or(0),
+            })
+            .collect();
+        Ok(Self {
+            run,
+            key,
+            book,
+            weights,
+            peer: file.peer.clone(),
+            sharing: file.sharing.clone(),
+            training: file.training.clone(),
+            model,
+            device,
+            threads: file.limits.threads.map_or(cores, |threads| threads as usize),
+            learner: learner(file),
+        })
+    }
+
+    /// Own groups of a step in which `external` groups of others were found. Short pools are topped up.
+    pub(crate) fn local_groups(&self, external: usize) -> usize {
+        let sharing = &self.sharing;
+        let found = u32::try_from(external).unwrap_or(u32::MAX);
+        (sharing.local + top_up(sharing.local, sharing.external, found, sharing.top_up)) as usize
+    }
+
+    /// Groups of others that a step asks for.
+    pub(crate) fn wanted(&self) -> usize {
+        self.sharing.external as usize
+    }
+
+    /// Examples of the warm start, one number per task of the run.
+    pub(crate) fn warm_examples(&self) -> Vec<u32> {
+        let stated = &self.peer.warm_start.examples;
+        let entries = self.book.entries().iter().zip(&self.weights);
+        entries
+            .map(|(entry, weight)| match stated.is_empty() {
+                true => if *weight > 0 { 400 } else { 0 },
+                false => stated.get(&entry.label).copied().unwrap_or(0),
+            })
+            .collect()
+    }
+}
+
+fn learner(file: &RunFile) -> LearnerConfig {
+    let training = &file.training;
+    LearnerConfig {
+        loss: match training.loss.as_str() {
+            "dr-grpo" => Loss::DrGrpo,
+            "cispo" => Loss::Cispo,
+            "gspo" => Loss::Gspo,
+            _ => Loss::Grpo,
+        },
+        kl_weight: training.kl_weight,
+        ratio_cap: training.ratio_cap,
+        updates_per_step: training.updates_per_step as usize,
+        max_grad_norm: training.max_grad_norm,
+        micro_batch_tokens: training.micro_batch_tokens as usize,
+        imitation_weight: if file.sharing.rule == RuleName::Imitation { file.sharing.imitation_weight } else { 0.0 },
+        filter_zero_advantage: training.filter_zero_advantage,
+        ..LearnerConfig::default()
+    }
+}
