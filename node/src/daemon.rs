@@ -14,6 +14,8 @@ pub(crate) mod entry;
 pub(crate) mod evaluation;
 pub(crate) mod gate;
 pub(crate) mod judge;
+#[cfg(test)]
+mod liars;
 pub(crate) mod limits;
 pub(crate) mod link;
 pub(crate) mod peers;

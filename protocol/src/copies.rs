@@ -17,6 +17,9 @@
 //! null). A copier reaches it with three groups of eight different completions, or fourteen groups in which
 //! one of eight differs.
 //!
+//! This needs each author's sampling noise to be its own, as it is where it follows from the question's seed:
+//! two peers with the same weights and the same noise would write the same group.
+//!
 //! Of two equal groups the one whose announcement was heard later is the copy: an announcement crosses the
 //! swarm while its groups have yet to be asked for.
 

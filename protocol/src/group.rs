@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, Bytes, CodecError, List, Text};
 use crate::id::{GroupId, PeerKey, RunId, SIGNATURE_BYTES, Signer, hash};
-use crate::run::{MAX_COMPLETIONS, RunSpec, TRAINING_INDEX, question_seed};
+use crate::run::{MAX_COMPLETIONS, MAX_INDICES, RunSpec, question_seed};
 
 /// Longest signed group of any run.
 pub const MAX_GROUP_BYTES: usize = 512 << 10;
@@ -35,7 +35,7 @@ pub struct Group {
     pub config_hash: [u8; 32],
     /// [`question_seed`] of run, author and counter.
     pub seed: u64,
-    /// [`TRAINING_INDEX`].
+    /// The first index of the seed whose question is not held out; below [`MAX_INDICES`].
     pub index: u64,
     /// Updates behind the policy that wrote the completions.
     pub policy_version: u64,
@@ -213,8 +213,8 @@ fn check(group: &Group, spec: &RunSpec) -> Result<(), GroupError> {
     if group.seed != question_seed(&group.run, &group.author, group.counter) {
         return wrong("seed", format!("not that of question {}", group.counter));
     }
-    if group.index != TRAINING_INDEX {
-        return wrong("index", format!("{}, where only {TRAINING_INDEX} is asked", group.index));
+    if group.index >= MAX_INDICES {
+        return wrong("index", format!("{}, of at most {}", group.index, MAX_INDICES - 1));
     }
     if group.model.len() > MAX_MODEL_BYTES || group.model.chars().any(char::is_control) {
         return wrong("model", "too long, or with control characters".into());
@@ -257,7 +257,7 @@ pub(crate) mod tests {
             task: 0,
             config_hash: spec.tasks[0].config_hash,
             seed: question_seed(&run, &author.key(), counter),
-            index: TRAINING_INDEX,
+            index: 0,
             policy_version: 3,
             model: "nano".into(),
             created_ms: 1_000_000,
@@ -315,7 +315,7 @@ pub(crate) mod tests {
             (|group| group.task = 1, "config_hash"),
             (|group| group.seed += 1, "seed"),
             (|group| group.counter += 1, "seed"),
-            (|group| group.index = 1, "index"),
+            (|group| group.index = MAX_INDICES, "index"),
             (|group| group.model = "x".repeat(65), "model"),
             (|group| group.completions.clear(), "completions"),
             (|group| group.completions.resize(9, group.completions[0].clone()), "completions"),

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::account::{Account, Offence, Standing};
 use crate::buffer::StoredGroup;
 use crate::buffer::tests::stored;
+use crate::codec;
 use crate::group::{self, SignedGroup};
 use crate::id::{GroupId, PeerKey, RunId, Signer};
 use crate::run::tests::spec;
@@ -128,7 +129,8 @@ fn decoders_take_anything() {
     let mut decoded = [0u32; 12];
     for turn in 0..600_000usize {
         let (kind, now_ms) = (turn % 12, START + turn as u64 * 10);
-        let bytes = mutator.mutate(valid[kind].clone(), &valid[mutator.0.next_u32() as usize % 12]);
+        let other = &valid[mutator.0.random_range(0..12)];
+        let bytes = mutator.mutate(valid[kind].clone(), other);
         let one_encoding = |encoded: Vec<u8>| assert_eq!(encoded, bytes, "kind {kind}");
         let from = PeerKey([turn as u8; 32]);
         let fine = match kind {
@@ -186,8 +188,8 @@ fn a_swarm_takes_any_signed_announcement() {
     let mut verdicts = BTreeMap::new();
     let mut most = 0;
     for turn in 0..200_000u64 {
-        now_ms += mutator.0.random_range(0..400);
-        if turn % 500 == 0 {
+        now_ms += mutator.0.random_range(0..100);
+        if turn % 2000 == 0 {
             // Banned and bored authors leave; new ones come.
             authors = (0..4).map(|at| signer(next_author + at)).collect();
             next_author += 4;
@@ -198,19 +200,21 @@ fn a_swarm_takes_any_signed_announcement() {
         let groups = (0..rng.random_range(0..4)).map(|_| {
             let mut id = GroupId([0; 32]);
             rng.fill_bytes(&mut id.0[..2]);
-            let counter = if rng.random_bool(0.1) { rng.random() } else { rng.random_range(0..2000) };
-            let policy_version = turn % 500 + rng.random_range(0..4);
-            Announced { id, counter, task: rng.random_range(0..3), policy_version, bytes: rng.random_range(60..1500) }
+            let counter = if rng.random_bool(0.1) { rng.random() } else { rng.random_range(0..40_000) };
+            let policy_version = turn % 2000 + rng.random_range(0..4);
+            Announced { id, counter, task: turn as u16 % 2, policy_version, bytes: rng.random_range(60..1500) }
         });
-        let said = announcement(author, now_ms, turn % 500 + 3, groups.collect());
-        let signed = said.sign(author);
-        let content = mutator.mutate(signed[..signed.len() - 64].to_vec(), &author.key().0);
+        let said = announcement(author, now_ms, turn % 2000 + 3, groups.collect());
+        let content = mutator.mutate(codec::encode(&said), &author.key().0);
         let mut bytes = content.clone();
         bytes.extend(author.sign(wire::DOMAIN, &content));
-        let forwarder = authors[mutator.0.random_range(0..4)].key();
+        // Whoever forwards rubbish is soon banned: there is always another.
+        let forwarder = PeerKey(std::array::from_fn(|at| ((turn / 16) >> (at % 4 * 8)) as u8));
         *verdicts.entry(format!("{:?}", swarm.on_announcement(&bytes, forwarder, now_ms))).or_insert(0) += 1;
-        for fetch in swarm.next_fetches(now_ms) {
-            assert!(fetch.from.iter().all(|peer| swarm.accounts().standing(peer, now_ms) == Standing::Good));
+        let fetches = swarm.next_fetches(now_ms);
+        let mut asked = fetches.iter().flat_map(|fetch| &fetch.from);
+        assert!(asked.all(|peer| swarm.accounts().standing(peer, now_ms) == Standing::Good));
+        for fetch in fetches {
             match mutator.0.random_range(0..3) {
                 0 => swarm.on_fetch_failed(fetch.number, now_ms),
                 1 => drop(swarm.on_fetched(fetch.number, vec![content.clone()], fetch.from[0], now_ms)),
@@ -261,14 +265,18 @@ fn a_swarm_takes_any_signed_group() {
             let mut group =
                 group::tests::group(&author, counter, &texts.iter().map(String::as_str).collect::<Vec<_>>());
             group.policy_version = 3 + round % 20;
-            let signed = SignedGroup::sign(&group, &author);
-            let whole = signed.encode();
-            let content = mutator.mutate(whole[..whole.len() - 64].to_vec(), &last);
+            let content = mutator.mutate(codec::encode(&group), &last);
             let mut body = content.clone();
             body.extend(author.sign(group::DOMAIN, &content));
             mutations += 1;
             if let Some(id) = SignedGroup::id_of(&body, swarm.spec()) {
-                groups.push(Announced { id, bytes: body.len() as u32, ..announced(&signed) });
+                groups.push(Announced {
+                    id,
+                    bytes: body.len() as u32,
+                    counter,
+                    task: group.task,
+                    policy_version: group.policy_version,
+                });
                 bodies.insert(id, body);
             }
             last = content;
@@ -344,7 +352,7 @@ fn a_swarm_full_of_the_largest_groups_stays_within_its_memory() {
             let bodies = signed.iter().filter(|signed| fetch.ids.contains(&signed.id())).map(SignedGroup::encode);
             for checked in swarm.on_fetched(fetch.number, bodies.collect(), fetch.from[0], now_ms) {
                 let Checked::Judge { id, .. } = checked else { panic!("{checked:?}") };
-                if !round.is_multiple_of(7) {
+                if round >= 2 {
                     let judgement = Judgement::Scored { rewards: vec![1.0; 8], prompt_hash: [round as u8; 32] };
                     assert!(matches!(swarm.on_judged(id, judgement, now_ms), Admission::Store { .. }));
                 }
@@ -353,5 +361,5 @@ fn a_swarm_full_of_the_largest_groups_stays_within_its_memory() {
         most = most.max(swarm.memory_bytes());
     }
     assert!((24 << 20..40 << 20).contains(&most), "{most}");
-    assert!(swarm.tally().stored > 50, "{:?}", swarm.tally());
+    assert!(swarm.tally().stored > 30 && swarm.tally().dropped.len() == 1, "{:?}", swarm.tally());
 }

@@ -26,8 +26,9 @@ pub const MAX_COMPLETIONS: usize = 256;
 pub const MAX_INVITE_BYTES: usize = 4096;
 /// Addresses in an [`Invite`].
 pub const MAX_INVITE_ADDRESSES: usize = 16;
-/// Every training question is the first of its seed: a free index would let an author look for easy ones.
-pub const TRAINING_INDEX: u64 = 0;
+/// Indices of a seed among which its question is found. It is the first that is not held out, so that an author
+/// cannot look for an easy one; which that is, only the task machinery can tell.
+pub const MAX_INDICES: u64 = 256;
 
 /// A run. Its [`id`](Self::id) names all of it: another limit or another task is another run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -205,7 +205,7 @@ pub fn load(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let model = ModelConfig::from_json(&checked(CONFIG, SMALL_FILE)?)?;
     let most = weights::most_bytes(&model);
     let [first_moment, second_moment] = weights::read(&model, MOMENTS, &checked(OPTIMIZER, 2 * most)?)?;
-    let reference = match path.join(REFERENCE).exists() {
+    let reference = match sums.contains(REFERENCE) {
         true => Some(Weights::from_safetensors(&model, &checked(REFERENCE, most)?)?),
         false => None,
     };

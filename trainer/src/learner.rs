@@ -71,7 +71,7 @@ impl Default for LearnerConfig {
             updates_per_step: 1,
             minibatches: 1,
             max_grad_norm: 1.0,
-            micro_batch_tokens: 8192,
+            micro_batch_tokens: 4096,
             imitation_weight: 1.0,
             filter_zero_advantage: true,
             betas: (0.9, 0.95),

@@ -6,7 +6,9 @@
 //! only ever predicted, never seen, and takes no room.
 //!
 //! Rows are filled first-fit decreasing (Johnson, "Near-optimal bin packing algorithms", 1973). Their
-//! length is that of the longest piece: attention costs grow with it, so it is no longer than it must be.
+//! length is that of the longest piece. Attention is computed between all tokens of a row, so long rows
+//! cost more for each token; short ones cut trees into pieces, each with the prompt computed again. The plan
+//! weighs one against the other.
 
 /// The lengths of a prompt and of its completions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,18 +55,20 @@ pub struct Segment {
     pub length: usize,
 }
 
-/// Rows longer than this cost more for attention than for all the rest, so larger trees are cut: their
-/// prompt is then computed once for each piece.
-const LONG_ROW: usize = 1024;
+/// Row lengths that are weighed against each other.
+const CANDIDATES: usize = 16;
 
 /// Plans the rows for `trees`, so that no micro-batch has more than `micro_batch_tokens` tokens, padding
 /// included. A prompt with a single completion is never cut: where it alone is longer, its micro-batch is
 /// larger than asked.
 ///
+/// `even_length` is the length of a row at which attention costs as much as all the rest.
+///
 /// Every branch of every tree is in the plan exactly once.
-pub fn plan(trees: &[TreeLengths], micro_batch_tokens: usize) -> Plan {
+pub fn plan(trees: &[TreeLengths], micro_batch_tokens: usize, even_length: usize) -> Plan {
+    let most = row_length(trees, even_length).min(micro_batch_tokens);
     let mut segments: Vec<Segment> =
-        trees.iter().enumerate().flat_map(|(index, tree)| cut(index, tree, micro_batch_tokens.min(LONG_ROW))).collect();
+        trees.iter().enumerate().flat_map(|(index, tree)| cut(index, tree, most)).collect();
     // A stable sort: the plan depends on its input alone.
     segments.sort_by_key(|segment| std::cmp::Reverse(segment.length));
     let capacity = segments.first().map_or(0, |longest| longest.length);
@@ -92,6 +96,26 @@ pub fn plan(trees: &[TreeLengths], micro_batch_tokens: usize) -> Plan {
         }
     }
     plan
+}
+
+/// The row length at which the trees cost least, by the number of tokens and what each costs.
+fn row_length(trees: &[TreeLengths], even_length: usize) -> usize {
+    let whole = |tree: &TreeLengths| tree.prompt + tree.branches.iter().map(|b| b.saturating_sub(1)).sum::<usize>();
+    let single =
+        |tree: &TreeLengths| tree.prompt + tree.branches.iter().map(|b| b.saturating_sub(1)).max().unwrap_or(0);
+    let longest = trees.iter().map(whole).max().unwrap_or(0);
+    let shortest = trees.iter().map(single).max().unwrap_or(0);
+    let cost = |most: usize| {
+        let tokens: usize = trees.iter().flat_map(|tree| cut(0, tree, most)).map(|piece| piece.length).sum();
+        tokens as f64 * (1.0 + most as f64 / even_length.max(1) as f64)
+    };
+    let step = (longest - shortest).div_ceil(CANDIDATES).max(1);
+    let candidates = (shortest..longest).step_by(step).chain([longest]);
+    // Of equally good ones the longest: fewer rows.
+    candidates
+        .map(|most| (cost(most), most))
+        .min_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)))
+        .map_or(0, |best| best.1)
 }
 
 /// The pieces of a tree, none longer than `most` unless it is a single completion.
@@ -140,7 +164,7 @@ mod tests {
     fn short_trees_fill_the_rows_that_long_ones_set() {
         // Lengths 3+4+4 = 11, then 5, 6 and 4: 5 and 6 share a row, 4 is alone.
         let trees = [tree(2, &[4]), tree(3, &[5, 5]), tree(4, &[1, 3]), tree(4, &[1])];
-        let plan = plan(&trees, 100);
+        let plan = plan(&trees, 100, 1000);
         assert_eq!(plan.micro_batches.len(), 1);
         let batch = &plan.micro_batches[0];
         assert_eq!(batch.row_length, 11);
@@ -148,12 +172,12 @@ mod tests {
         assert_eq!(rows, [vec![1], vec![2, 0], vec![3]]);
         assert_eq!((plan.used(), plan.computed()), (26, 33));
         assert!((plan.waste() - 7.0 / 33.0).abs() < 1e-12);
-        assert_eq!(super::plan(&[], 100).waste(), 0.0);
+        assert_eq!(super::plan(&[], 100, 1000).waste(), 0.0);
     }
 
     #[test]
     fn a_tree_that_is_too_long_is_cut_and_a_single_completion_never() {
-        let plan = plan(&[tree(10, &[6, 6, 6]), tree(10, &[60])], 21);
+        let plan = plan(&[tree(10, &[6, 6, 6]), tree(10, &[60])], 21, 1000);
         let pieces: Vec<(usize, Vec<usize>, usize)> = plan
             .micro_batches
             .iter()
@@ -163,6 +187,21 @@ mod tests {
             .collect();
         assert_eq!(pieces, [(1, vec![0], 69), (0, vec![0, 1], 20), (0, vec![2], 15)]);
         assert_eq!(plan.micro_batches.len(), 2);
+    }
+
+    #[test]
+    fn rows_are_as_long_as_it_pays() {
+        let row_lengths = |prompt: usize, even_length: usize| -> Vec<usize> {
+            let plan = plan(&[tree(prompt, &[22; 8])], 10_000, even_length);
+            plan.micro_batches.iter().flat_map(|batch| &batch.rows).map(|row| row.used).collect()
+        };
+        // Where attention costs nothing or the prompt much, the tree stays whole.
+        assert_eq!(row_lengths(15, 100_000), [183]);
+        assert_eq!(row_lengths(400, 200), [568]);
+        // Two halves: 198 tokens at 1 + 99 / 200 cost 296; the whole costs 350, four quarters 297.
+        assert_eq!(row_lengths(15, 200), [99, 99]);
+        // Attention is nearly all there is: each completion has a row.
+        assert_eq!(row_lengths(2, 1), [23; 8]);
     }
 
     #[test]
@@ -178,7 +217,7 @@ mod tests {
                 })
                 .collect();
             let most = 64 + draw(7, 1000);
-            let plan = plan(&trees, most);
+            let plan = plan(&trees, most, 1 + draw(8, 500));
             let mut seen = vec![];
             for batch in &plan.micro_batches {
                 let longest = batch.rows.iter().map(|row| row.used).max().expect("no empty batch");

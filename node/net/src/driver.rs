@@ -42,6 +42,8 @@ const ASKED_TRIES: u32 = 8;
 const KNOWN_TRIES: u32 = 2;
 /// Exchanges that may wait for a connection.
 const WAITERS: usize = 1024;
+/// How long to wait for listeners to say where they listen. One that says nothing by then may still do so.
+pub(crate) const LISTEN_IN: Duration = Duration::from_millis(500);
 /// How long exchanges may take to end when the network is shut down, and connections after that.
 const LAST_EXCHANGES: Duration = Duration::from_millis(1000);
 const LAST_CONNECTIONS: Duration = Duration::from_millis(500);
@@ -105,6 +107,7 @@ pub(crate) struct Driver {
     waiters: HashMap<PeerId, Vec<oneshot::Sender<Result<(), String>>>>,
     nat: Nat,
     unreachable: u32,
+    started: Instant,
     /// Slots of exchanges that this peer asks for, and of those that it serves.
     slots: [Slots; 2],
     acceptor: JoinHandle<()>,
@@ -143,6 +146,7 @@ impl Driver {
             waiters: HashMap::new(),
             nat: Nat::Unknown,
             unreachable: 0,
+            started: Instant::now(),
             ready: Some(ready),
             settings,
             swarm,
@@ -192,7 +196,6 @@ impl Driver {
             self.targets.add(address, Patience::Tries(KNOWN_TRIES), now);
         }
         self.addresses_changed();
-        self.tick(now);
         let every =
             (self.settings.raw.pace.retry_first / 2).clamp(Duration::from_millis(50), Duration::from_millis(500));
         let mut ticks = interval(every);
@@ -295,7 +298,12 @@ impl Driver {
         self.find(now);
     }
 
+    /// Dials what is due, once the own addresses are known: dialling one of them from itself would connect a port
+    /// with itself.
     fn dial_due(&mut self, now: Instant) {
+        if !self.listening.is_settled() && now.saturating_duration_since(self.started) < LISTEN_IN {
+            return;
+        }
         let roster = &self.roster;
         for address in self.targets.due(now, |peer| roster.is_member(peer)) {
             if self.is_own(&address) {

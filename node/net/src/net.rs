@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::address::{self, AddressError};
 use crate::behaviour;
 use crate::config::{ConfigError, NetConfig};
-use crate::driver::{COMMANDS, Command, Driver, Parts, View};
+use crate::driver::{COMMANDS, Command, Driver, LISTEN_IN, Parts, View};
 use crate::event::{GossipTicket, Link, Nat, NetEvent, Verdict};
 use crate::exchange::{Asking, Exchange, ExchangeError, Limits};
 use crate::identity::{Key, key_of_peer, keypair, peer_of_key};
@@ -26,8 +26,6 @@ use crate::transport;
 const EVENTS: usize = 256;
 /// Exchanges with one peer at once, as the asking side.
 const ASKED_PER_PEER: usize = 8;
-/// How long to wait for listeners to say where they listen. One that says nothing by then may still do so.
-const LISTEN_IN: Duration = Duration::from_millis(500);
 /// Shutting down never takes longer.
 const SHUTDOWN_IN: Duration = Duration::from_secs(2);
 

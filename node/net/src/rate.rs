@@ -72,7 +72,8 @@ mod tests {
                 let most = rate * 10 + rate / 20 + (streams as u64 + 1) * turn_bytes(rate) as u64;
                 assert!(total >= rate * 10 && total <= most, "{streams} at {rate}: {total}");
                 let (least, most) = (moved.iter().min().expect("one"), moved.iter().max().expect("one"));
-                assert!(most - least <= 2 * turn_bytes(rate) as u64, "unfair: {moved:?}");
+                // Whoever comes first has the credit to itself.
+                assert!(most - least <= rate / 20 + 2 * turn_bytes(rate) as u64, "unfair: {moved:?}");
             }
         }
     }

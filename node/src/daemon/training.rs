@@ -150,7 +150,7 @@ impl Thread {
     }
 
     /// The newest checkpoint, or a policy fresh from its warm start.
-    fn begin(&mut self) -> Result<(Learner, Progress), TrainingError> {
+    pub(super) fn begin(&mut self) -> Result<(Learner, Progress), TrainingError> {
         let course = &self.course;
         let found = checkpoint::latest(&self.folder.checkpoints())?;
         for damaged in &found.damaged {
@@ -194,7 +194,7 @@ impl Thread {
         Ok((learner, progress))
     }
 
-    fn generator(&self, learner: &Learner) -> Generator {
+    pub(super) fn generator(&self, learner: &Learner) -> Generator {
         let mut generator = Generator::new(&self.course.model, learner.weights(), self.course.threads);
         if let Some(bytes) = self.memory_bytes {
             generator.set_cache_bytes((bytes / CACHE_SHARE) as usize);
@@ -234,7 +234,8 @@ impl Thread {
         Ok(true)
     }
 
-    fn step(
+    /// One step: select, generate, score, publish, update.
+    pub(super) fn step(
         &mut self,
         learner: &mut Learner,
         generator: &mut Generator,

@@ -10,8 +10,9 @@ const BANS_PER_ACCOUNT: usize = 8;
 
 /// Accounts by peer.
 ///
-/// Beyond the bound the least telling goes first: spotless before charged, nothing stored of it before some,
-/// longest silent first. Bans are kept apart from that bound, and have one eight times as large.
+/// Beyond the bound the least telling goes first: who is not muted before who is; of these who never gave a
+/// group before who did, so that strangers with throw-away keys cannot push out contributors; then spotless
+/// before charged, and the longest silent first. Bans are apart from that bound, with one eight times as large.
 #[derive(Debug)]
 pub struct Accounts {
     accounts: BTreeMap<PeerKey, Account>,
@@ -100,9 +101,10 @@ impl Accounts {
 
     fn evict(&mut self, now_ms: u64) {
         let value = |account: &Account| {
-            let score = account.score(now_ms);
             // Scores compare by hundredths: what is below has decayed away.
-            ((score * 100.0) as u64, account.groups_in > 0, account.last_seen_ms)
+            let score = (account.score(now_ms) * 100.0) as u64;
+            let muted = account.standing(now_ms) == Standing::Muted;
+            (muted, account.groups_in > 0, score, account.last_seen_ms)
         };
         let least = self.accounts.values().filter(|account| !account.banned).min_by_key(|account| value(account));
         if let Some(key) = least.map(Account::key) {

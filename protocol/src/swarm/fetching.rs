@@ -187,7 +187,7 @@ impl Fetching {
         let idle = |peer: &PeerKey| links.fetches(peer) < config.flights_per_peer;
         let from = ready.iter().find_map(|wanted| {
             let candidates = wanted.candidates(author, &usable);
-            let first = candidates.iter().position(|peer| idle(peer))?;
+            let first = candidates.iter().position(&idle)?;
             Some([&candidates[first..], &candidates[..first]].concat())
         })?;
         let mut ids = Vec::new();

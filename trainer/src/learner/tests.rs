@@ -105,9 +105,9 @@ fn averages_over_groups_of_any_size_are_those_of_the_loss() {
                 for (advantage, &length) in loss.advantages(&rewards).into_iter().zip(lengths) {
                     expected -= f64::from(advantage)
                         * match loss {
-                            Loss::DrGrpo => f64::from(length) / (sequences * 20.0),
+                            Loss::DrGrpo => length as f64 / (sequences * 20.0),
                             Loss::Gspo => 1.0 / sequences,
-                            _ => f64::from(length) / tokens,
+                            _ => length as f64 / tokens,
                         };
                 }
             }

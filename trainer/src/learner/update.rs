@@ -260,7 +260,7 @@ impl Learner {
 
     fn plan(&self, part: &Part) -> Plan {
         let lengths: Vec<_> = part.trees.iter().map(|tree| tree.lengths()).collect();
-        packing::plan(&lengths, self.micro_batch_tokens)
+        packing::plan(&lengths, self.micro_batch_tokens, self.policy.even_length())
     }
 
     /// Does `work` again with half as many tokens at once as often as memory runs out.

@@ -258,11 +258,11 @@ impl Puzzle for BasicArithmetic {
 
     fn bounds(&self) -> Bounds {
         let expression = self.longest_expression();
-        Bounds { prompt: 11 + expression, answer: LONGEST_NUMBER }
+        Bounds { prompt: 11 + expression, answer: self.longest_answer() }
     }
 
     fn compact_bounds(&self) -> Result<Bounds, &'static str> {
-        Ok(Bounds { prompt: 3 + self.longest_expression(), answer: LONGEST_NUMBER })
+        Ok(Bounds { prompt: 3 + self.longest_expression(), answer: self.longest_answer() })
     }
 
     /// `c:12*(3-4)=`.
@@ -276,15 +276,29 @@ impl Puzzle for BasicArithmetic {
 const LONGEST_NUMBER: usize = 40;
 
 impl BasicArithmetic {
-    /// A term is a number with sign, operator, both sides of a bracket and a space after each of these, or a correction
-    /// instead, which may be as long as values get.
+    /// Only where a bracket divides is a term not of the configured digits but a correction, as long as values get.
+    fn has_corrections(&self) -> bool {
+        self.allow_parentheses && self.operators.contains(&"/") && self.terms[1] > 2
+    }
+
+    /// A number with sign and, around it, an operator, both sides of a bracket and their spaces; a chain has no brackets.
     fn longest_expression(&self) -> usize {
         let terms = self.terms[1] as usize;
-        let number = if self.allow_parentheses && self.operators.contains(&"/") && terms > 2 {
+        let number = if self.has_corrections() { LONGEST_NUMBER } else { self.digits[1] as usize + 1 };
+        let around = if self.allow_parentheses { 8 } else { 3 };
+        terms * (number + around)
+    }
+
+    /// Products are the longest results: of numbers up to `10^digits`, that number included in a chain.
+    fn longest_answer(&self) -> usize {
+        let (terms, digits) = (self.terms[1] as usize, self.digits[1] as usize);
+        if self.has_corrections() {
             LONGEST_NUMBER
+        } else if self.operators.iter().any(|operator| matches!(*operator, "*" | "/")) {
+            terms * digits + 2
         } else {
-            self.digits[1] as usize + 1
-        };
-        terms * (number + 8)
+            // A sum of at most twelve.
+            digits + 3
+        }
     }
 }

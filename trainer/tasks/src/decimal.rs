@@ -369,8 +369,7 @@ mod tests {
         let context = Context { precision: 5 };
         let oracle = Decimal { negative: false, coefficient: 2755, exponent: -2 };
         let close = |answer: &str| is_close(context, answer, oracle, 3);
-        for answer in ["27.55", " +2_7.551 ", "27.549", "2755e-2", "٢٧.55", "27.55100000", "27.55100005", "0027.55"]
-        {
+        for answer in ["27.55", " +2_7.551 ", "27.549", "2755e-2", "٢٧.55", "27.55100000", "27.55100005", "0027.55"] {
             assert!(close(answer), "{answer}");
         }
         let bad = [

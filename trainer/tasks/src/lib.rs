@@ -9,8 +9,8 @@
 //! use swarmloom_tasks::{Mode, Task};
 //! let task = Task::new("binary_matrix/3x3", None, Mode::Hardened)?;
 //! let item = task.sample(42, 0)?;
-//! assert_eq!(task.prompt(&item), "m:011\n111\n111=");
-//! assert_eq!(task.reward(&item, "011\n122\n233"), 1.0);
+//! assert_eq!(task.prompt(&item), "m:101\n111\n000=");
+//! assert_eq!(task.reward(&item, "101\n111\n000"), 1.0);
 //! # Ok::<(), swarmloom_tasks::TaskError>(())
 //! ```
 //!
@@ -18,7 +18,10 @@
 //!
 //! [`Mode::Exact`] is reasoning-gym: question, answer, metadata and score are the same, bit for bit, for the same
 //! configuration. Where reasoning-gym raises or never returns, which leaves nothing to be equal to, the next draw from
-//! the same generator follows, and a score is 0. [`Mode::Hardened`] differs as follows.
+//! the same generator follows, and a score is 0. Scores differ in what would cost too much or run code: text that
+//! reasoning-gym evaluates as Python earns its .1 for a matrix only where it is a literal; a formula of more than 16
+//! variables or 900 levels scores 0; and where spell_backward's sum of shares rounds to a little more than 1, it is 1.
+//! [`Mode::Hardened`] differs as follows.
 //!
 //! | task | reasoning-gym, exact mode | hardened mode |
 //! |---|---|---|
@@ -31,7 +34,7 @@
 //! | decimal_arithmetic | absolute tolerance, whatever the answer's size | the same, but items for which 0 would do are drawn again |
 //! | fraction_simplification | .1 for a part copied from the question, .05 for any fraction, .01 for anything; rarely the label is not in lowest terms | only the right fraction scores; the label is in lowest terms |
 //! | number_sorting | numbers may be off by 1; NaN passes | the numbers must be the question's |
-//! | propositional_logic | contradictory premises, from which everything follows; .05 for any text, .25 for a tautology; a conclusion may repeat a premise; no answer | premises can be true together; 1 for a conclusion that follows, but from no single premise, is no tautology, and has at most two occurrences of variables; the answer is one |
+//! | propositional_logic | contradictory premises, from which everything follows; .05 for any text, .25 for a tautology; a conclusion may repeat a premise; no answer | premises can be true together, and half of the variables are negated throughout, so that no constant is often right; 1 for a conclusion that follows, but from no single premise, is no tautology, and has at most two occurrences of variables; the answer is one |
 //! | spell_backward | each letter in its place earns its share | the same, as a share of the longer of both words |
 //!
 //! # Prompts

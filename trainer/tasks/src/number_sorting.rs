@@ -72,15 +72,15 @@ fn rounded(number: f64, decimals: i64) -> f64 {
     (number * unit).round_ties_even() / unit
 }
 
-/// `numbers`, separated by `between`, each after `before` and before `after`.
-fn push_all(text: &mut String, numbers: &[f64], [before, after, between]: [&str; 3]) {
-    for (i, &number) in numbers.iter().enumerate() {
+/// `texts`, separated by `between`, each between two quotes.
+fn push_all<'a>(text: &mut String, texts: impl Iterator<Item = &'a String>, quote: &str) {
+    for (i, one) in texts.enumerate() {
         if i > 0 {
-            text.push_str(between);
+            text.push_str(", ");
         }
-        text.push_str(before);
-        text.push_str(&repr(number));
-        text.push_str(after);
+        text.push_str(quote);
+        text.push_str(one);
+        text.push_str(quote);
     }
 }
 
@@ -95,21 +95,23 @@ impl Puzzle for NumberSorting {
             .collect();
         let ascending = rng.coin();
         // Both sorts leave equal numbers in their order, -0.0 and 0.0 among them.
-        let mut sorted = original.clone();
-        sorted.sort_by(|a, b| {
-            let order = a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal);
+        let mut order: Vec<usize> = (0..original.len()).collect();
+        order.sort_by(|&a, &b| {
+            let order = original[a].partial_cmp(&original[b]).unwrap_or(std::cmp::Ordering::Equal);
             if ascending { order } else { order.reverse() }
         });
+        let texts: Vec<String> = original.iter().map(|&number| repr(number)).collect();
+        let sorted = order.iter().map(|&place| original[place]).collect();
         let numbers = Numbers { original, sorted, ascending };
-        let mut question = String::with_capacity(384 + 12 * count as usize);
+        let mut question = String::with_capacity(384 + 12 * texts.len());
         question.push_str("Sort these numbers in ");
         question.push_str(numbers.direction());
         question.push_str(" order: ");
-        push_all(&mut question, &numbers.original, ["", "", ", "]);
+        push_all(&mut question, texts.iter(), "");
         question.push_str(INSTRUCTION);
-        let mut answer = String::with_capacity(16 * count as usize);
+        let mut answer = String::with_capacity(16 * texts.len());
         answer.push('[');
-        push_all(&mut answer, &numbers.sorted, ["'", "'", ", "]);
+        push_all(&mut answer, order.iter().map(|&place| &texts[place]), "'");
         answer.push(']');
         Some(Drawn { question, answer: Some(answer), facts: Facts::NumberSorting(numbers) })
     }
@@ -137,13 +139,16 @@ impl Puzzle for NumberSorting {
     }
 
     fn bounds(&self) -> Bounds {
-        let (count, width) = self.size();
+        let count = self.numbers[1] as usize;
+        let width = self.width() + 1 + (self.decimals[1] as usize).max(1);
         Bounds { prompt: 40 + INSTRUCTION.len() + count * (width + 2), answer: 2 + count * (width + 4) }
     }
 
     fn compact_bounds(&self) -> Result<Bounds, &'static str> {
-        let (count, width) = self.size();
-        Ok(Bounds { prompt: 3 + count * (width + 1), answer: count * (width + 1) })
+        let count = self.numbers[1] as usize;
+        let fraction = if self.decimals[1] > 0 { 1 + self.decimals[1] as usize } else { 0 };
+        let width = self.width() + fraction;
+        Ok(Bounds { prompt: 3 + count * (width + 1) - 1, answer: count * (width + 1) - 1 })
     }
 
     /// `s:31,7,25=`, smallest first, or `z:31,7,25=`, largest first.
@@ -168,12 +173,11 @@ impl Puzzle for NumberSorting {
 }
 
 impl NumberSorting {
-    /// The most numbers and the most characters of one: sign, digits, point, decimals.
-    fn size(&self) -> (usize, usize) {
-        let largest = self.value[0].abs().max(self.value[1].abs());
-        let whole = if largest >= 10.0 { largest.log10() as usize + 2 } else { 2 };
-        // Down to 1e-8 a number is short in scientific notation.
-        (self.numbers[1] as usize, 1 + whole + 1 + (self.decimals[1] as usize).max(4))
+    /// The most characters of a number before its point. Where a number is printed in scientific notation it is shorter.
+    fn width(&self) -> usize {
+        let largest = self.value[0].abs().max(self.value[1].abs()).ceil();
+        let sign = usize::from(self.value[0] < 0.0);
+        sign + (largest as u64).max(1).ilog10() as usize + 1
     }
 }
 

@@ -51,7 +51,7 @@ impl Entry {
 pub(crate) static PRESETS: [Entry; 9] = [
     Entry {
         name: "binary_matrix/3x3",
-        description: r"3 by 3 cells: `m:011\n111\n111=` wants `011\n122\n233`",
+        description: r"3 by 3 cells: `m:101\n111\n111=` wants `101\n212\n323`",
         config: || json!({ "min_n": 3, "max_n": 3 }),
     },
     Entry {
@@ -86,7 +86,7 @@ pub(crate) static PRESETS: [Entry; 9] = [
     },
     Entry {
         name: "basic_arithmetic/sums",
-        description: "two numbers of one digit, + or -: `c:3-4=` wants `-1`",
+        description: "two numbers up to 10, + or -: `c:3-4=` wants `-1`",
         config: || {
             json!({
                 "min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1, "operators": ["+", "-"],

@@ -108,12 +108,17 @@ impl Logic {
 impl Puzzle for Logic {
     fn draw(&self, rng: &mut PyRandom) -> Option<Drawn> {
         let variables = rng.randint(self.vars[0], self.vars[1]) as u8;
-        let premises: Vec<Formula> = (0..rng.randint(self.statements[0], self.statements[1]))
+        let mut premises: Vec<Formula> = (0..rng.randint(self.statements[0], self.statements[1]))
             .map(|_| {
                 let depth = rng.randint(self.complexity[0], self.complexity[1]);
                 Formula::draw(rng, variables, depth)
             })
             .collect();
+        if self.mode == Mode::Hardened {
+            // Bare variables are common among premises and negations are not: "P and Q" would often be right.
+            let negated: Vec<bool> = (0..variables).map(|_| rng.coin()).collect();
+            premises.iter_mut().for_each(|premise| *premise = premise.with_negated(&negated));
+        }
         let tables = Premises::of(&premises, variables);
         if self.mode == Mode::Hardened && tables.all.is_never_true() {
             return None;
@@ -151,8 +156,8 @@ impl Puzzle for Logic {
     }
 
     fn bounds(&self) -> Bounds {
-        // A connective adds seven bytes to its two sides.
-        let premise = (1..self.complexity[1]).fold(1, |len, _| 2 * len + 7);
+        // A variable may be negated, and a connective adds seven bytes to its two sides.
+        let premise = (1..self.complexity[1]).fold(3, |len, _| 2 * len + 7);
         let statements = self.statements[1] as usize;
         Bounds { prompt: HEAD.len() + statements * (premise + 6) + 47 + HARDENED.len(), answer: 11 }
     }

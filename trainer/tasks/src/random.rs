@@ -11,8 +11,10 @@ use std::sync::Arc;
 
 const WORDS: usize = 624;
 const SHIFT: usize = 397;
-/// Words twisted at a time: most items need a few, not 624.
-const CHUNK: usize = 48;
+/// Words made ready at a time: most items need a few, not 624.
+const CHUNK: usize = 32;
+/// The first words of a round need nothing but the round before.
+const FREE: usize = WORDS - SHIFT;
 /// Generators that are seeded side by side.
 pub(crate) const ABREAST: usize = 16;
 /// The longest seed, in 32-bit limbs.
@@ -38,7 +40,7 @@ pub(crate) struct PyRandom {
     state: [u32; WORDS],
     next: usize,
     ready: usize,
-    /// Where the rest of the state is: only the first chunk of a generator seeded abreast is brought here at once.
+    /// Where the rest of the state is: of a generator seeded abreast it comes here as it is needed.
     elsewhere: Option<(Arc<Abreast>, usize)>,
 }
 
@@ -59,15 +61,8 @@ impl PyRandom {
     }
 
     /// Becomes generator `lane` of `seeded`.
-    ///
-    /// # Panics
-    /// If `lane` is not less than [`ABREAST`].
     pub(crate) fn take_lane(&mut self, seeded: &Arc<Abreast>, lane: usize) {
-        for (word, twisted) in self.state[..CHUNK].iter_mut().zip(&seeded.first) {
-            *word = twisted[lane];
-        }
-        self.next = 0;
-        self.ready = CHUNK;
+        (self.next, self.ready) = (0, 0);
         self.elsewhere = Some((Arc::clone(seeded), lane));
     }
 
@@ -92,18 +87,22 @@ impl PyRandom {
 
     #[inline(never)]
     fn make_ready(&mut self) {
-        if let Some((seeded, lane)) = self.elsewhere.take() {
-            for (word, lanes) in self.state.iter_mut().zip(&seeded.state) {
-                *word = lanes[lane];
+        let from = if self.ready == WORDS { 0 } else { self.ready };
+        let mut end = (from + CHUNK).min(WORDS);
+        match self.elsewhere.take() {
+            Some((seeded, lane)) if from < FREE => {
+                end = end.min(FREE);
+                copy_lane(&mut self.state[from..end], &seeded.first[from..end], lane);
+                self.elsewhere = Some((seeded, lane));
             }
-            twist(self.state.as_chunks_mut::<1>().0, 0..self.ready);
+            elsewhere => {
+                if let Some((seeded, lane)) = elsewhere {
+                    copy_lane(&mut self.state[FREE..], &seeded.state[FREE..], lane);
+                }
+                twist(&mut self.state, from..end);
+            }
         }
-        if self.ready == WORDS {
-            (self.next, self.ready) = (0, 0);
-        }
-        let end = (self.ready + CHUNK).min(WORDS);
-        twist(self.state.as_chunks_mut::<1>().0, self.ready..end);
-        self.ready = end;
+        (self.next, self.ready) = (from, end);
     }
 
     /// `random()`: uniform in `[0, 1)` with 53 bits.
@@ -163,8 +162,8 @@ impl PyRandom {
 pub(crate) struct Abreast {
     /// The seeded states.
     state: [[u32; ABREAST]; WORDS],
-    /// Their first words, twisted.
-    first: [[u32; ABREAST]; CHUNK],
+    /// The first words of their first round.
+    first: [[u32; ABREAST]; FREE],
 }
 
 impl std::fmt::Debug for Abreast {
@@ -176,7 +175,7 @@ impl std::fmt::Debug for Abreast {
 impl Abreast {
     /// Unseeded.
     pub(crate) fn new() -> Self {
-        Self { state: [[0; ABREAST]; WORDS], first: [[0; ABREAST]; CHUNK] }
+        Self { state: [[0; ABREAST]; WORDS], first: [[0; ABREAST]; FREE] }
     }
 
     /// Seeds all; `first + 15` is less than 2^128.
@@ -201,11 +200,18 @@ impl Abreast {
                 }
             }
         }
-        for (k, twisted) in self.first.iter_mut().enumerate() {
-            for (lane, twisted) in twisted.iter_mut().enumerate() {
-                *twisted = twisted_word(self.state[k][lane], self.state[k + 1][lane], self.state[k + SHIFT][lane]);
+        let shifted = &self.state[SHIFT..];
+        for ((words, pair), shifted) in self.first.iter_mut().zip(self.state.windows(2)).zip(shifted) {
+            for lane in 0..ABREAST {
+                words[lane] = twisted(pair[0][lane], pair[1][lane], shifted[lane]);
             }
         }
+    }
+}
+
+fn copy_lane(words: &mut [u32], lanes: &[[u32; ABREAST]], lane: usize) {
+    for (word, lanes) in words.iter_mut().zip(lanes) {
+        *word = lanes[lane];
     }
 }
 
@@ -219,51 +225,51 @@ fn limbs(seed: u128) -> ([u32; LIMBS], usize) {
 /// CPython's `init_by_array` for `N` generators at once. `state` has 624 entries; `key` has 1 to 4 limbs.
 #[inline(always)]
 fn init_by_array<const N: usize>(state: &mut [[u32; N]], key: &[[u32; N]]) {
+    // What a step adds: a limb and its place.
+    let mut added = [[0; N]; LIMBS];
+    for (j, (added, limb)) in added.iter_mut().zip(key).enumerate() {
+        *added = limb.map(|limb| limb.wrapping_add(j as u32));
+    }
     let mut before = [START[0]; N];
     let mut j = 0;
-    let mut step = |entry: &mut [u32; N], from: [u32; N]| {
-        for lane in 0..N {
-            let mixed = (before[lane] ^ (before[lane] >> 30)).wrapping_mul(1_664_525);
-            before[lane] = (from[lane] ^ mixed).wrapping_add(key[j][lane]).wrapping_add(j as u32);
-            entry[lane] = before[lane];
-        }
-        j = if j + 1 == key.len() { 0 } else { j + 1 };
-    };
     for (entry, &start) in state.iter_mut().zip(&START).skip(1) {
-        step(entry, [start; N]);
+        before = step(before, [start; N], added[j % LIMBS], 1_664_525);
+        *entry = before;
+        j = if j + 1 == key.len() { 0 } else { j + 1 };
     }
-    let second = state[1];
-    step(&mut state[1], second);
-    let mut before = state[1];
-    let mut step = |entry: &mut [u32; N], i: usize| {
-        for lane in 0..N {
-            let mixed = (before[lane] ^ (before[lane] >> 30)).wrapping_mul(1_566_083_941);
-            before[lane] = (entry[lane] ^ mixed).wrapping_sub(i as u32);
-            entry[lane] = before[lane];
-        }
-    };
+    before = step(before, state[1], added[j % LIMBS], 1_664_525);
+    state[1] = before;
     for (i, entry) in state.iter_mut().enumerate().skip(2) {
-        step(entry, i);
+        before = step(before, *entry, [(i as u32).wrapping_neg(); N], 1_566_083_941);
+        *entry = before;
     }
-    step(&mut state[1], 1);
+    state[1] = step(before, state[1], [1_u32.wrapping_neg(); N], 1_566_083_941);
     state[0] = [0x8000_0000; N];
 }
 
 #[inline(always)]
-fn twisted_word(word: u32, next: u32, shifted: u32) -> u32 {
+fn step<const N: usize>(before: [u32; N], entry: [u32; N], added: [u32; N], factor: u32) -> [u32; N] {
+    let mut after = [0; N];
+    for lane in 0..N {
+        let mixed = (before[lane] ^ (before[lane] >> 30)).wrapping_mul(factor);
+        after[lane] = (entry[lane] ^ mixed).wrapping_add(added[lane]);
+    }
+    after
+}
+
+#[inline(always)]
+fn twisted(word: u32, next: u32, shifted: u32) -> u32 {
     let y = (word & 0x8000_0000) | (next & 0x7fff_ffff);
-    let odd = if y & 1 == 0 { 0 } else { 0x9908_b0df };
+    let odd = (y & 1).wrapping_neg() & 0x9908_b0df;
     shifted ^ (y >> 1) ^ odd
 }
 
 /// The next round of the words in `range`, in place; those before it have been done.
-#[inline(always)]
-fn twist<const N: usize>(state: &mut [[u32; N]], range: std::ops::Range<usize>) {
+fn twist(state: &mut [u32; WORDS], range: std::ops::Range<usize>) {
     for k in range {
         let next = if k + 1 == WORDS { 0 } else { k + 1 };
-        let shifted = if k < WORDS - SHIFT { k + SHIFT } else { k + SHIFT - WORDS };
-        let (word, next, shifted) = (state[k], state[next], state[shifted]);
-        state[k] = std::array::from_fn(|lane| twisted_word(word[lane], next[lane], shifted[lane]));
+        let shifted = if k < FREE { k + SHIFT } else { k - FREE };
+        state[k] = twisted(state[k], state[next], state[shifted]);
     }
 }
 

@@ -100,8 +100,8 @@ async fn two_processes_with_one_identity_notice() {
     let config =
         NetConfig { bootstrap: vec![one.address().replace(&format!("/p2p/{}", peer_text(&key(1))), "")], ..alone(1) };
     let mut other = Peer::start(config).await;
-    for peer in [&mut one, &mut other] {
-        peer.until("twin", |event| matches!(event, NetEvent::SameIdentity { .. }).then_some(())).await;
+    for peer in [&mut other, &mut one] {
+        peer.until("twin", |event| {eprintln!("{event:?}"); matches!(event, NetEvent::SameIdentity { .. }).then_some(())}).await;
     }
 }
 

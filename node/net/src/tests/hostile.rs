@@ -116,8 +116,9 @@ async fn one_peer_cannot_take_all_places() {
 
 /// What an asking peer sees when the serving one does `what` with its stream.
 async fn seen_by_asker(what: impl AsyncFnOnce(Stream)) -> ExchangeError {
-    let asker = Peer::start(impatient(1)).await;
+    let mut asker = Peer::start(impatient(1)).await;
     let mut raw = Raw::connected(9, &asker.address()).await;
+    asker.connected_to(key(9)).await;
     let serving = async {
         let (_, mut stream) = raw.streams.next().await.expect("a stream");
         let mut hello = [0; 5];

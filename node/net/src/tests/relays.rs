@@ -10,14 +10,19 @@ async fn bodies_travel_through_a_relay() {
     let circuit = format!("{}/p2p-circuit", relay.address());
     // It has no socket of its own to connect to.
     let mut hidden = Peer::start(NetConfig { listen: vec![circuit.clone()], ..alone(2) }).await;
+    let mut confirmed = None;
     let listening = hidden.until("circuit", |event| match event {
+        NetEvent::External { addr } => {
+            confirmed = Some(addr);
+            None
+        }
         NetEvent::Listening(address) => Some(address),
         NetEvent::ListenFailed { why, .. } => panic!("{why}"),
         _ => None,
     });
     let address = listening.await;
     assert!(address.starts_with(&circuit), "{address}");
-    hidden.until("reservation", |event| matches!(event, NetEvent::External { .. }).then_some(())).await;
+    assert_eq!(confirmed.as_ref(), Some(&address), "others can reach it there");
     assert!(hidden.net.addresses().contains(&address));
 
     let mut client = Peer::start(NetConfig { listen: Vec::new(), bootstrap: vec![address], ..alone(3) }).await;

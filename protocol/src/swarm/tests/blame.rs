@@ -3,7 +3,7 @@
 use super::*;
 use crate::group::Completion;
 use crate::id::SIGNATURE_BYTES;
-use crate::run::question_seed;
+use crate::run::{MAX_INDICES, question_seed};
 use crate::wire::{Request, Response};
 
 #[test]
@@ -155,7 +155,7 @@ fn a_group_that_is_not_what_was_announced_is_its_authors_fault() {
     let lies: [fn(&mut Group); 4] = [
         |group| group.seed += 1,
         |group| group.config_hash[0] ^= 1,
-        |group| group.index = 4,
+        |group| group.index = MAX_INDICES,
         |group| group.completions[0].logprob = Some(f32::INFINITY),
     ];
     let lies = lies.map(sign).map(|lie| (announced(&lie), lie.encode(), Offence::Unverifiable, Reason::Unverifiable));

@@ -54,6 +54,23 @@ impl Formula {
         Self { ops }
     }
 
+    /// The same with some variables negated wherever they occur.
+    pub(super) fn with_negated(&self, negated: &[bool]) -> Self {
+        let mut ops = Vec::with_capacity(2 * self.ops.len());
+        for &op in &self.ops {
+            if let Op::Variable(variable) = op
+                && negated.get(usize::from(variable)) == Some(&true)
+            {
+                // Not twice.
+                if ops.pop_if(|last| *last == Op::Not).is_none() {
+                    ops.push(Op::Not);
+                }
+            }
+            ops.push(op);
+        }
+        Self { ops }
+    }
+
     /// What reasoning-gym's `simplify` does to a formula of one connective: `P → Q` becomes `¬P ∨ Q`.
     pub(super) fn without_implication(mut self) -> Self {
         if self.ops[0] == Op::Implies {

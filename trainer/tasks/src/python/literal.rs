@@ -61,8 +61,15 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// An expression, or several with commas between, which make a tuple.
     fn outermost(&mut self) -> Option<Value> {
-        while matches!(self.text.get(self.at), Some(b' ' | b'\t')) {
-            self.at += 1;
+        self.skip_space();
+        // Blank lines may come first, but then the expression must not be indented.
+        while let Some(b'\n' | b'\r') = self.text.get(self.at) {
+            let line = self.at + 1;
+            self.at = line;
+            self.skip_space();
+            if self.at > line && !matches!(self.text.get(self.at), Some(b'\n' | b'\r')) {
+                return None;
+            }
         }
         let first = self.value()?;
         let value = if self.eat(b',') {
@@ -224,6 +231,7 @@ mod tests {
             ("[['1' '2', 1_0]]", "12 10"),
             ("'0'", "0"),
             ("[[]]", ""),
+            ("\n # rows\n\n[[1]]", "1"),
         ];
         for (text, rows) in good {
             assert_eq!(joined_rows(text, 100).as_deref(), Some(rows), "{text}");
@@ -250,7 +258,7 @@ mod tests {
             "[[[1]]]",
             "[[1__0]]",
             "[[1_]]",
-            "\n[[1]]",
+            "\n [[1]]",
             "[[1]] ; x",
         ];
         for text in bad {
