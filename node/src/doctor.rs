@@ -35,7 +35,10 @@ fn look() -> Findings {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     findings.fact("processor", format!("{cores} cores, kernels on {:?}", swarmloom_trainer::generate::instruction_set()));
     findings.memory();
-    findings.fact("libtorch", swarmloom_trainer::device::describe().join("; "));
+    findings.fact(
+        "libtorch",
+        format!("{}: {}", swarmloom_trainer::device::LIBTORCH, swarmloom_trainer::device::describe().join("; ")),
+    );
     findings.gpu();
     findings.disk(&user_data());
     findings.sockets();

@@ -39,6 +39,9 @@ pub enum DeviceError {
     },
 }
 
+/// The libtorch that the bindings are made for; another one does not build.
+pub const LIBTORCH: &str = "2.11.0";
+
 /// How loading libtorch's CUDA half ended. Loading happens once in a process.
 static CUDA_HALF: OnceLock<Result<(), String>> = OnceLock::new();
 

@@ -376,6 +376,28 @@ mod tests {
         }
     }
 
+    /// Values of Hugging Face's `LlamaForCausalLM` (transformers 5.24, torch 2.11) on exports of the same weights, with
+    /// the logits of all but bytes and the end masked.
+    #[test]
+    fn the_model_is_the_llama_that_others_know() {
+        let nano = preset("nano").expect("nano");
+        let tied = ModelConfig { tie_word_embeddings: true, ..preset("tiny").expect("tiny") };
+        let of_nano = [
+            -7.9497, -6.43997, -4.97474, -5.77557, -5.95093, -6.02737, -4.81904, -7.06723, -4.88981, -7.01421, -5.3435,
+            -5.9201, -5.71989, -5.29659, -6.59986,
+        ];
+        let of_tied = [
+            -8.22729, -10.15918, -10.95949, -10.70396, -6.58406, -12.24273, -0.10039, -7.76343, -12.55453, -12.36787,
+            -10.24889, -13.46593, -11.12233, -11.31757, -9.60961,
+        ];
+        for (config, expected) in [(nano, of_nano), (tied, of_tied)] {
+            let policy = Policy::new(&config, &Weights::init(&config, 4), Device::Cpu).expect("a policy");
+            let got = policy.log_probs(b"hello there, 2+2=", b"fourteen or so", true).expect("log-probabilities");
+            assert_eq!(got.len(), expected.len());
+            assert!(got.iter().zip(expected).all(|(a, b)| (a - b).abs() < 3e-5), "{got:?}");
+        }
+    }
+
     #[test]
     fn completions_in_a_shared_row_do_not_see_each_other() {
         let config = ModelConfig { max_position_embeddings: 128, ..preset("nano").expect("nano") };

@@ -22,6 +22,8 @@ use crate::config::Settings;
 
 /// What gossipsub's envelope adds to a message: author, number, signature, topic, lengths.
 const ENVELOPE: usize = 512;
+/// How long a message waits for its verdict.
+const VERDICT_IN: Duration = Duration::from_secs(30);
 /// Connections with one peer: one each way, a relayed one, and one to spare while they change.
 const PER_PEER: u32 = 4;
 /// Connections that are still being set up, each way.
@@ -149,11 +151,14 @@ fn kademlia(me: libp2p::PeerId, settings: &Settings) -> kad::Behaviour<MemorySto
 fn gossip(key: &Keypair, settings: &Settings) -> Result<Gossip, Unset> {
     let unset = |error: &dyn std::fmt::Display| Unset(error.to_string());
     let topic = IdentTopic::new(settings.names.topic.clone());
+    // Heartbeats: a message is kept for so long, for those who ask again and until it has its verdict.
+    let history = (VERDICT_IN.as_millis() / settings.raw.pace.heartbeat.as_millis().max(1)).clamp(5, 1000) as usize;
     let config = gossipsub::ConfigBuilder::default()
         .protocol_id(settings.names.mesh.clone(), gossipsub::Version::V1_1)
         .validation_mode(ValidationMode::Strict)
         .validate_messages()
         .max_transmit_size(settings.raw.max_gossip_bytes + ENVELOPE)
+        .history_length(history)
         .heartbeat_initial_delay(settings.raw.pace.heartbeat)
         .heartbeat_interval(settings.raw.pace.heartbeat)
         .flood_publish(true)

@@ -77,7 +77,8 @@ pub enum NetEvent {
         /// When it is tried again; `None` means not.
         next_try_in: Option<Duration>,
     },
-    /// Another process has this peer's identity: it connected to us, or answered where we dialled.
+    /// Another process has this peer's identity: it answered where this peer dialled. The process that was dialled
+    /// does not always notice, since the connection ends before it has learnt who was there.
     SameIdentity {
         /// Where it was met.
         address: String,

@@ -195,7 +195,7 @@ impl Net {
         }
     }
 
-    /// Says what is to become of a message. Once for each, within a minute or so: libp2p forgets it then.
+    /// Says what is to become of a message. Once for each, within 30 s: it is forgotten then.
     pub async fn validate(&self, ticket: GossipTicket, verdict: Verdict) {
         // Without a network it goes nowhere anyway.
         let _ = self.commands.send(Command::Validate { ticket, verdict }).await;

@@ -121,6 +121,12 @@ impl Roster {
         })
     }
 
+    /// Where this peer has reached another directly.
+    pub(crate) fn dialled(&self, peer: &PeerId) -> Option<&Multiaddr> {
+        let mut connections = self.peers.get(peer)?.connections.values();
+        connections.find(|connection| connection.outbound && !connection.relayed).map(|connection| &connection.address)
+    }
+
     /// The links of all members, in the order of their keys.
     pub(crate) fn links(&self) -> Vec<Link> {
         let mut links: Vec<_> = self.peers.keys().filter_map(|peer| self.link(peer)).collect();
@@ -180,6 +186,7 @@ mod tests {
         assert!(!roster.admit(who));
         assert!(!roster.add(who, id(2), address(DIRECT), false, now), "it was direct before");
         assert_eq!(roster.links().len(), 1);
+        assert_eq!(roster.dialled(&who), Some(&address(DIRECT)));
         assert_eq!(roster.remove(who, id(1)), Left::Connected);
         assert_eq!(roster.remove(who, id(2)), Left::Gone { member: true });
         assert!(!roster.is_connected(&who) && roster.len() == 0);
@@ -193,6 +200,7 @@ mod tests {
         assert!(roster.link(&who).expect("a member").relayed);
         assert!(roster.add(who, id(2), address(DIRECT), false, now), "news");
         assert_eq!(roster.link(&who).map(|link| (link.relayed, link.outbound)), Some((false, false)));
+        assert_eq!(roster.dialled(&who), None, "one is relayed, one came from there");
         assert!(roster.superseded(now).is_empty());
         assert_eq!(roster.superseded(now + RELAY_GRACE * 2), [id(1)]);
         roster.remove(who, id(2));

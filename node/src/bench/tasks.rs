@@ -101,7 +101,7 @@ fn row(what: String, peer: &str, count: usize, ours: &[f64], theirs: &[f64]) -> 
 /// Generates `count` items, then scores each item's own answer and a wrong one: what the peer program does.
 fn measure(task: &Task, first: u64, count: usize) -> anyhow::Result<Round> {
     let began = Instant::now();
-    let items = (first..first + count as u64).map(|index| task.sample(SEED, index)).collect::<Result<Vec<_>, _>>()?;
+    let items = task.samples(SEED, first..first + count as u64).collect::<Result<Vec<_>, _>>()?;
     let right = items.iter().map(|item| task.score(item, item.answer.as_deref())).sum();
     let wrong = items.iter().map(|item| task.score(item, Some(WRONG))).sum();
     Ok(Round { seconds: began.elapsed().as_secs_f64(), right, wrong })

@@ -12,6 +12,7 @@ use crate::book::TaskBook;
 use crate::cli::JoinArgs;
 use crate::config::RunFile;
 use crate::folder::Folder;
+use crate::runs::Usage;
 
 /// The first argument of `join`, `status` and their like, read.
 #[derive(Debug)]
@@ -158,6 +159,6 @@ pub(crate) fn read_text(path: &Path) -> anyhow::Result<(String, String)> {
         "-" => std::io::stdin().lock().take(MAX_BYTES).read_to_string(&mut text),
         _ => std::fs::File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text)),
     };
-    read.with_context(|| format!("{name} cannot be read; `swarmloom run new` writes a run file"))?;
+    read.map_err(|error| Usage(format!("{name} cannot be read: {error}; `swarmloom run new` writes a run file")))?;
     Ok((name, text))
 }

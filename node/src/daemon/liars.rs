@@ -1,5 +1,5 @@
 //! What liars cost the honest: ten peers with real policies, tasks and state machines, of whom two lie, on a network that
-//! delivers at once and a clock that a round moves by a second.
+//! delivers at once and a clock that a round moves by ten seconds.
 //!
 //! The short form asks that liars are found out and their groups never trained on. `SWARMLOOM_LIARS=full` measures what
 //! the honest peers' held-out reward loses, over three seeds: `cargo test --release -p swarmloom liars -- --nocapture`.
@@ -47,6 +47,8 @@ enum Lie {
 const LIES: [Lie; 6] = [Lie::Malformed, Lie::Unverifiable, Lie::Duplicate, Lie::Copied, Lie::Stale, Lie::OverQuota];
 const HONEST: usize = 8;
 const LIARS: usize = 2;
+/// What a round moves the clock by. Offences of one kind count once in such a time.
+const ROUND_MS: u64 = 10_000;
 
 /// One peer as the others see it.
 #[derive(Debug)]
@@ -374,7 +376,7 @@ fn swarm(lie: Option<Lie>, seed: u64, rounds: u64) -> Outcome {
         for at in HONEST..world.members.len() {
             world.lie(at, round);
         }
-        world.now_ms += 1000;
+        world.now_ms += ROUND_MS;
         let now = world.now_ms;
         for member in &mut world.members {
             member.swarm.expire(now);
@@ -405,7 +407,7 @@ fn liars_are_found_out_and_the_honest_lose_nothing() {
         return measure();
     }
     for lie in LIES {
-        let outcome = swarm(Some(lie), 1, 12);
+        let outcome = swarm(Some(lie), 1, 20);
         assert_eq!(outcome.wronged, 0, "{lie:?}: {outcome:?}");
         // A copier needs a question that somebody else had before, so it takes longer to find out; until then its groups
         // are as right as those that it copied.

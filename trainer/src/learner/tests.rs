@@ -161,9 +161,16 @@ fn ratios_move_and_are_clipped_over_several_updates() {
     let report = several.step(&batch(), 1e-2).expect("a step");
     assert_eq!(report.updates, 12);
     assert!(report.clip_fraction > 0.1, "{report:?}");
-    for (loss, clipped) in [(Loss::Gspo, true), (Loss::Cispo, false), (Loss::DrGrpo, true)] {
-        let config = LearnerConfig { loss, updates_per_step: 6, ratio_cap: Some(20.0), ..LearnerConfig::default() };
-        let report = learner(config).step(&batch(), 1e-3).expect("a step");
+    let cases = [
+        (Loss::Gspo, None, true),
+        (Loss::DrGrpo, None, true),
+        (Loss::Cispo, None, true),
+        (Loss::Cispo, Some(1e9), false),
+    ];
+    for (loss, clip_high, clipped) in cases {
+        let config =
+            LearnerConfig { loss, clip_high, updates_per_step: 6, ratio_cap: Some(20.0), ..LearnerConfig::default() };
+        let report = learner(config).step(&batch(), 1e-2).expect("a step");
         assert_eq!(report.updates, 6);
         assert_eq!(report.clip_fraction > 0.0, clipped, "{loss:?}: {report:?}");
     }

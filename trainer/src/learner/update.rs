@@ -63,8 +63,8 @@ const IMITATION: usize = 2;
 const CLIPPED: usize = 3;
 
 impl Learner {
-    /// Tries an update. `Ok` has the new weights, which the policy and the optimizer have taken over, or
-    /// the reason why they did not.
+    /// Tries an update. Inside is the outcome with the new weights, which the policy and the optimizer have
+    /// taken over, or the reason why they did not.
     pub(super) fn try_update(
         &mut self,
         part: &Part,
@@ -72,7 +72,7 @@ impl Learner {
         reference: Option<&[f32]>,
         learning_rate: f64,
         report: &mut StepReport,
-    ) -> Result<(Outcome, Result<Weights, String>), StepError> {
+    ) -> Result<Result<(Outcome, Weights), String>, StepError> {
         if self.optimizer.is_none() {
             self.optimizer = Some(AdamW::new(self.policy.flat())?);
         }
@@ -84,18 +84,17 @@ impl Learner {
             Ok((outcome, next))
         })?;
         let Some(next) = next else {
-            let reason = format!("loss {} with gradient norm {}", outcome.loss, outcome.grad_norm);
-            return Ok((outcome, Err(format!("not finite: {reason}"))));
+            return Ok(Err(format!("not finite: loss {} with gradient norm {}", outcome.loss, outcome.grad_norm)));
         };
         let weights = weights_of(self.policy.config(), &next.parameters)?;
         if !weights.is_finite() {
-            return Ok((outcome, Err(format!("the weights would not be finite at learning rate {learning_rate}"))));
+            return Ok(Err(format!("the weights would not be finite at learning rate {learning_rate}")));
         }
         self.policy.overwrite(&next.parameters)?;
         if let Some(optimizer) = &mut self.optimizer {
             optimizer.commit(next);
         }
-        Ok((outcome, Ok(weights)))
+        Ok(Ok((outcome, weights)))
     }
 
     /// Log-probabilities of a part's targets, under the policy or the reference.

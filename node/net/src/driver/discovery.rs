@@ -8,7 +8,7 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId, kad};
 
 use super::{Driver, jitter};
-use crate::address::{is_relayed, with_peer};
+use crate::address::with_peer;
 use crate::behaviour::ADDRESSES;
 use crate::event::Nat;
 
@@ -171,11 +171,6 @@ impl Driver {
             }
             _ => {}
         }
-    }
-
-    /// The address at which a relay is asked to carry, from what it says of itself.
-    pub(super) fn relay_address(addresses: &[Multiaddr]) -> Option<Multiaddr> {
-        addresses.iter().find(|address| !is_relayed(address)).cloned()
     }
 }
 

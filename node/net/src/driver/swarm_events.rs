@@ -42,7 +42,7 @@ impl Driver {
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
                 let why = explain::explain(&error);
                 if let DialError::LocalPeerId { address } = &error {
-                    self.twins.met(address.to_string(), true, now);
+                    self.twins.dialled(address.to_string(), now);
                 }
                 let failure = self.targets.failed(connection_id, now, jitter());
                 self.tell_failure(failure, why.clone());
@@ -50,8 +50,12 @@ impl Driver {
                     self.answer_waiters(&peer, &Err(why));
                 }
             }
-            SwarmEvent::IncomingConnectionError { error: ListenError::LocalPeerId { address }, .. } => {
-                self.twins.met(address.to_string(), false, now);
+            SwarmEvent::IncomingConnectionError { error, .. } => {
+                let own = match &error {
+                    ListenError::LocalPeerId { address } => Some(address.to_string()),
+                    _ => None,
+                };
+                self.twins.inbound_failed(own, now);
             }
             SwarmEvent::NewListenAddr { listener_id, address } => {
                 self.listening.works(listener_id);
@@ -174,8 +178,10 @@ impl Driver {
             }
         }
         if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
-            if let Some(address) = Self::relay_address(&addresses) {
-                self.finding.relay(peer, address);
+            // Where it was reached is known to work; what it says is not.
+            let told = addresses.iter().find(|address| !is_relayed(address));
+            if let Some(address) = self.roster.dialled(&peer).or(told) {
+                self.finding.relay(peer, address.clone());
             }
         }
         if self.roster.admit(peer) {

@@ -39,15 +39,16 @@ fn assert_takes(elapsed: Duration, seconds: f64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_upload_limit_holds_for_one_and_for_many() {
-    let slow = || NetConfig { upload_bytes_per_s: Some(RATE), ..alone(1) };
-    assert_takes(time_to_fetch(slow(), alone(2), 1, 3 << 20).await, 3.0);
-    assert_takes(time_to_fetch(slow(), alone(2), 6, 1 << 19).await, 3.0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_download_limit_holds_for_one_and_for_many() {
-    let slow = || NetConfig { download_bytes_per_s: Some(RATE), ..alone(2) };
-    assert_takes(time_to_fetch(alone(1), slow(), 1, 3 << 20).await, 3.0);
-    assert_takes(time_to_fetch(alone(1), slow(), 6, 1 << 19).await, 3.0);
+async fn limits_hold_for_one_exchange_and_for_many() {
+    let up = || NetConfig { upload_bytes_per_s: Some(RATE), ..alone(1) };
+    let down = || NetConfig { download_bytes_per_s: Some(RATE), ..alone(2) };
+    let (up_one, up_many, down_one, down_many) = tokio::join!(
+        time_to_fetch(up(), alone(2), 1, 3 << 20),
+        time_to_fetch(up(), alone(2), 6, 1 << 19),
+        time_to_fetch(alone(1), down(), 1, 3 << 20),
+        time_to_fetch(alone(1), down(), 6, 1 << 19),
+    );
+    for elapsed in [up_one, up_many, down_one, down_many] {
+        assert_takes(elapsed, 3.0);
+    }
 }
