@@ -486,7 +486,7 @@ impl RunFile {
                 ("run.limits.max_completion_bytes", limits.max_completion_bytes.into(), 1, 65_536),
                 ("run.limits.max_staleness_versions", limits.max_staleness_versions, 0, 1_000_000),
                 ("run.limits.max_age_s", limits.max_age_s, 1, 7 * 86_400),
-                ("run.limits.groups_per_minute", limits.groups_per_minute.into(), 1, 60_000),
+                ("run.limits.groups_per_minute", limits.groups_per_minute.into(), 1, 6000),
             ];
             for (path, value, low, high) in ranges {
                 check((low..=high).contains(&value), path, format!("{value} is outside {low} to {high}"));

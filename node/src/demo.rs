@@ -14,6 +14,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use crate::cli::DemoArgs;
 use crate::control::{self, Ask};
 use crate::folder::{Folder, write_atomically};
+use crate::identity::Identity;
 use crate::status::Status;
 use crate::supervisor::{ChildSpec, Supervised};
 use plan::Plan;
@@ -44,8 +45,8 @@ struct Member {
 /// Where a process cannot start, dies, or does not finish in time, with its last words.
 pub(crate) async fn run(args: &DemoArgs, as_json: bool) -> anyhow::Result<()> {
     let plan = match (args.short, args.steps) {
-        (true, steps) => plan::plan(args.seed, steps.unwrap_or(30), 10, 16),
-        (false, steps) => plan::plan(args.seed, steps.unwrap_or(240), 20, 48),
+        (true, steps) => plan::plan(args.seed, 20, steps.unwrap_or(60), 20, 16),
+        (false, steps) => plan::plan(args.seed, 160, steps.unwrap_or(450), 25, 48),
     };
     let out = fresh_folder(&args.out)?;
     let began = Instant::now();
@@ -118,8 +119,15 @@ async fn start(plan: &Plan, out: &Path, bars: &MultiProgress) -> anyhow::Result<
     for alone in [false, true] {
         for peer in &plan.peers {
             let home = out.join(if alone { "alone" } else { "swarm" }).join(peer.name);
-            std::fs::create_dir_all(&home).with_context(|| home.display().to_string())?;
             let folder = Folder::at(home.join("data"));
+            std::fs::create_dir_all(folder.path()).with_context(|| home.display().to_string())?;
+            // A control has its peer's key: questions and sampling follow from it. It never speaks to anybody.
+            if alone {
+                let key = Folder::at(out.join("swarm").join(peer.name).join("data")).identity();
+                std::fs::copy(&key, folder.identity()).with_context(|| key.display().to_string())?;
+            } else {
+                Identity::create(&folder.identity())?;
+            }
             let file = plan.run_file(peer, folder.path(), &bootstrap, alone);
             let run = home.join("run.toml");
             write_atomically(&run, toml::to_string(&file)?.as_bytes())?;

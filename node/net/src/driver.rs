@@ -351,10 +351,10 @@ impl Driver {
         addresses.sort_unstable();
         addresses.dedup();
         self.look(|view| view.addresses = addresses);
-        if self.listening.is_settled() {
-            if let Some(ready) = self.ready.take() {
-                let _ = ready.send(());
-            }
+        if self.listening.is_settled()
+            && let Some(ready) = self.ready.take()
+        {
+            let _ = ready.send(());
         }
     }
 

@@ -22,6 +22,7 @@ mod backoff;
 mod behaviour;
 mod config;
 mod driver;
+mod ending;
 mod event;
 mod exchange;
 mod frame;

@@ -1,7 +1,7 @@
 //! Counts and limits what every connection carries, between the multiplexer and the protocols on it.
 //!
 //! All protocols pass here, and traffic that is relayed for others. What TCP, QUIC, Noise and Yamux add to it does not:
-//! a few per cent for bulk data.
+//! a few per cent for bulk data. Streams end here, too, when their connection is closed.
 
 use std::future::Future;
 use std::io;
@@ -16,6 +16,7 @@ use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerEvent, Substr
 use serde::Serialize;
 use tokio::time::Sleep;
 
+use crate::ending::{Ended, Ending};
 use crate::rate::{Payments, turn_bytes};
 
 /// Bytes of all protocols since the start, without what encryption, multiplexing and packets add.
@@ -64,7 +65,7 @@ impl Meter {
 
     /// Counts and limits what a connection's streams carry.
     pub(crate) fn on(self: &Arc<Self>, connection: StreamMuxerBox) -> StreamMuxerBox {
-        StreamMuxerBox::new(MeteredMuxer { inner: connection, meter: Arc::clone(self) })
+        StreamMuxerBox::new(MeteredMuxer { inner: connection, meter: Arc::clone(self), ending: Ending::new() })
     }
 }
 
@@ -124,6 +125,7 @@ impl Limit {
 struct MeteredMuxer {
     inner: StreamMuxerBox,
     meter: Arc<Meter>,
+    ending: Ending,
 }
 
 impl MeteredMuxer {
@@ -131,6 +133,7 @@ impl MeteredMuxer {
         MeteredStream {
             inner,
             meter: Arc::clone(&self.meter),
+            ended: self.ending.ended(),
             reading: Account::default(),
             writing: Account::default(),
         }
@@ -152,6 +155,7 @@ impl StreamMuxer for MeteredMuxer {
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ending.close();
         Pin::new(&mut self.inner).poll_close(cx)
     }
 
@@ -163,6 +167,7 @@ impl StreamMuxer for MeteredMuxer {
 struct MeteredStream {
     inner: SubstreamBox,
     meter: Arc<Meter>,
+    ended: Ended,
     reading: Account,
     writing: Account,
 }
@@ -171,7 +176,8 @@ impl AsyncRead for MeteredStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let turn = ready!(this.reading.poll_turn(cx, &this.meter.received)).min(buffer.len());
-        let count = ready!(Pin::new(&mut this.inner).poll_read(cx, &mut buffer[..turn]))?;
+        let read = Pin::new(&mut this.inner).poll_read(cx, &mut buffer[..turn]);
+        let count = ready!(this.ended.unless(read, cx))?;
         this.reading.moved(count, &this.meter.received);
         Poll::Ready(Ok(count))
     }
@@ -181,17 +187,20 @@ impl AsyncWrite for MeteredStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let turn = ready!(this.writing.poll_turn(cx, &this.meter.sent)).min(buffer.len());
-        let count = ready!(Pin::new(&mut this.inner).poll_write(cx, &buffer[..turn]))?;
+        let written = Pin::new(&mut this.inner).poll_write(cx, &buffer[..turn]);
+        let count = ready!(this.ended.unless(written, cx))?;
         this.writing.moved(count, &this.meter.sent);
         Poll::Ready(Ok(count))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.ended.unless(flushed, cx)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_close(cx)
+        let closed = Pin::new(&mut self.inner).poll_close(cx);
+        self.ended.unless(closed, cx)
     }
 }
 

@@ -270,7 +270,7 @@ mod tests {
         targets.add(full.clone(), Patience::Endless, now);
         assert!(targets.due(now, |at| *at == peer).is_empty());
         assert!(targets.lost(peer, now, || 0.5).is_empty());
-        assert_eq!(targets.due(now + SECOND, |_| false), [full.clone()]);
+        assert_eq!(targets.due(now + SECOND, |_| false), std::slice::from_ref(&full));
         targets.forget(&full);
         assert_eq!(next(&targets), None);
     }

@@ -1,5 +1,6 @@
 //! Whole peers on real sockets, on loopback.
 
+mod clocks;
 mod discovery;
 mod exchanges;
 mod gossip;

@@ -1,11 +1,12 @@
 //! The transports: QUIC, TCP with Noise and Yamux, names, and relays.
 
+use std::sync::Arc;
+
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, OrTransport};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, Transport, dns, noise, quic, relay, tcp, yamux};
-use std::sync::Arc;
 
 use crate::meter::Meter;
 
@@ -29,14 +30,15 @@ pub(crate) fn build(
         }
     };
     let meter = Arc::clone(meter);
-    // Relayed connections are streams of direct ones, and counted there.
     let direct = direct.map(move |(peer, connection), _| (peer, meter.on(connection)));
+    // Relayed connections are streams of direct ones, and counted and limited there.
+    let uncounted = Meter::new(None, None);
     let (relayed, behaviour) = relay::client::new(key.public().to_peer_id());
     let relayed = relayed
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(key)?)
         .multiplex(yamux::Config::default())
-        .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
+        .map(move |(peer, connection), _| (peer, uncounted.on(StreamMuxerBox::new(connection))));
     // Relays first: the others would take a circuit's address for one of their own.
     let all = OrTransport::new(relayed, direct).map(|either, _| either.into_inner());
     Ok((all.boxed(), behaviour))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::config::{LimitsTable, NetworkTable, PeerTable, RunFile, RunTable, SharingTable, TaskTable, TrainingTable, WarmStartTable};
+use crate::config::{LimitsTable, NetworkTable, PeerTable, RunFile, RunLimitsTable, RunTable, SharingTable, TaskTable, TrainingTable, WarmStartTable};
 
 /// The demo as decided before anything starts.
 #[derive(Debug, Clone)]
@@ -12,6 +12,8 @@ pub(crate) struct Plan {
     pub(crate) run: RunTable,
     /// The peers; each also learns alone, as its own control.
     pub(crate) peers: Vec<DemoPeer>,
+    /// Steps of the supervised warm start.
+    pub(crate) warm_steps: u32,
     /// Training steps of each peer.
     pub(crate) steps: u64,
     /// Steps between evaluations.
@@ -36,51 +38,68 @@ pub(crate) struct DemoPeer {
 /// The task that stands unmodified, for comparison with published work.
 pub(crate) const UNMODIFIED: &str = "calendar (unmodified)";
 
-/// Correct examples of its specialty that a peer is shown at the start, and of each other task.
+/// Shares of the warm start's examples: of its specialty, and of each other task.
 const OWN_EXAMPLES: u32 = 4000;
 const OTHER_EXAMPLES: u32 = 600;
+/// How often a peer asks itself its specialty, each other task, and the unmodified one. Every peer asks itself every task,
+/// in the swarm and alone, so that access to questions is no part of the difference.
+const OWN_WEIGHT: u32 = 48;
+const OTHER_WEIGHT: u32 = 8;
+const UNMODIFIED_WEIGHT: u32 = 1;
 
 /// Plans a demo.
-pub(crate) fn plan(seed: u64, steps: u64, evaluate_every: u64, questions: u32) -> Plan {
-    let task = |label: &str, task: &str, mode: &str, weight| TaskTable {
+pub(crate) fn plan(seed: u64, warm_steps: u32, steps: u64, evaluate_every: u64, questions: u32) -> Plan {
+    let task = |label: &str, task: &str, mode: &str| TaskTable {
         label: label.into(),
         task: task.into(),
         mode: mode.into(),
-        weight,
+        weight: 1,
         config: None,
     };
+    let digits = serde_json::json!({ "min_numbers": 3, "max_numbers": 3, "max_value": 9.0 });
     let run = RunTable {
         name: "demo".into(),
         nonce: crate::hex::encode(&u128::from(seed).to_be_bytes()),
         held_out: 48,
         tasks: vec![
-            task("matrix", "binary_matrix/3x3", "hardened", 8),
-            task("spell", "spell_backward/short", "hardened", 8),
-            task("bits", "count_bits/byte", "hardened", 8),
-            task("sort", "number_sorting/4", "hardened", 8),
-            task(UNMODIFIED, "calendar_arithmetic", "exact", 1),
+            task("matrix", "binary_matrix/3x3", "hardened"),
+            task("spell", "spell_backward/short", "hardened"),
+            TaskTable { config: Some(digits), ..task("sort", "number_sorting/4", "hardened") },
+            task("bits", "count_bits/byte", "hardened"),
+            task(UNMODIFIED, "calendar_arithmetic", "exact"),
         ],
-        limits: Default::default(),
+        // Policies of this size make some thirty groups a second.
+        limits: RunLimitsTable { groups_per_minute: 6000, ..RunLimitsTable::default() },
     };
     let peer = |at: u64, name, model, specialty| DemoPeer { name, model, specialty, seed: seed * 100 + at };
     let peers = vec![
         peer(1, "ada", "micro", "matrix"),
         peer(2, "ben", "nano", "spell"),
-        peer(3, "cleo", "nano", "bits"),
-        peer(4, "dev", "pico", "sort"),
+        peer(3, "cleo", "nano", "sort"),
+        peer(4, "dev", "pico", "bits"),
     ];
-    Plan { run, peers, steps, evaluate_every, questions }
+    Plan { run, peers, warm_steps, steps, evaluate_every, questions }
+}
+
+impl DemoPeer {
+    /// What served each side best when the rules were compared: 5e-4 with others' groups, which are more to learn from, and
+    /// 3e-4 alone or for the larger model.
+    pub(crate) fn learning_rate(&self, alone: bool) -> f64 {
+        if alone || self.model == "micro" { 3e-4 } else { 5e-4 }
+    }
 }
 
 impl Plan {
     /// The run file of one peer. `alone` is its control: the same peer, the same questions, nothing shared.
     pub(crate) fn run_file(&self, peer: &DemoPeer, data_dir: &Path, bootstrap: &[String], alone: bool) -> RunFile {
-        let examples: BTreeMap<String, u32> = self
-            .run
-            .tasks
-            .iter()
-            .map(|task| (task.label.clone(), if task.label == peer.specialty { OWN_EXAMPLES } else { OTHER_EXAMPLES }))
-            .collect();
+        let by_task = |own: u32, other: u32, unmodified: u32| -> BTreeMap<String, u32> {
+            let number = |label: &str| match label {
+                UNMODIFIED => unmodified,
+                label if label == peer.specialty => own,
+                _ => other,
+            };
+            self.run.tasks.iter().map(|task| (task.label.clone(), number(&task.label))).collect()
+        };
         RunFile {
             run: Some(self.run.clone()),
             peer: PeerTable {
@@ -88,13 +107,17 @@ impl Plan {
                 model: peer.model.into(),
                 device: "cpu".into(),
                 seed: peer.seed,
-                warm_start: WarmStartTable { examples, ..WarmStartTable::default() },
+                tasks: by_task(OWN_WEIGHT, OTHER_WEIGHT, UNMODIFIED_WEIGHT),
+                warm_start: WarmStartTable {
+                    steps: self.warm_steps,
+                    examples: by_task(OWN_EXAMPLES, OTHER_EXAMPLES, OTHER_EXAMPLES),
+                    ..WarmStartTable::default()
+                },
                 ..PeerTable::default()
             },
             sharing: SharingTable { enabled: !alone, ..SharingTable::default() },
             training: TrainingTable {
-                // Measured per rule: imitation gains most at 1e-3, a peer alone at 3e-4.
-                learning_rate: if alone { 3e-4 } else { 1e-3 },
+                learning_rate: peer.learning_rate(alone),
                 evaluate_every: self.evaluate_every,
                 evaluate_questions: self.questions,
                 stop_after_steps: Some(self.steps),
@@ -118,7 +141,7 @@ mod tests {
 
     #[test]
     fn every_file_of_the_plan_is_a_valid_run_file_of_one_run() {
-        let plan = plan(3, 40, 10, 16);
+        let plan = plan(3, 20, 40, 10, 16);
         for peer in &plan.peers {
             for alone in [false, true] {
                 let file = plan.run_file(peer, Path::new("data"), &[], alone);

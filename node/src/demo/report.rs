@@ -122,7 +122,7 @@ impl Measured {
         );
         page.text(&self.verdict());
         page.section("Held-out reward").text(
-            "Fixed questions that no training ever sees, the same for all; one sampled completion of the peer's own policy each. \
+            "Fixed questions that no training ever sees, the same for all; two sampled completions of the peer's own policy each. \
              Others' completions play no part in these numbers. The unmodified task has a plot of its own below.",
         );
         let over_completions = self.both(|at, one| Some((one.completions as f64, one.mean(|label| label != UNMODIFIED)?, at)));
@@ -209,7 +209,7 @@ impl Measured {
         }
         page.section("One published task, unmodified").text(
             "calendar_arithmetic of reasoning-gym with rl-swarm's configuration, its long prompt and the scorer's partial credit \
-             (a constant \"No\" earns about 0.18). Policies this small are not expected to solve it; it is here so that the easier tasks above \
+             (a constant \"No\" earns about 0.18, measured over 5000 questions). Policies this small are not expected to solve it; it is here so that the easier tasks above \
              are not mistaken for it.",
         );
         let unmodified = self.both(|at, one| Some((one.step as f64, *one.rewards.get(UNMODIFIED)?, at)));
@@ -218,13 +218,20 @@ impl Measured {
             "Solid: in the swarm. Dashed: alone.".into(),
         )]);
         page.section("How this was measured").text(&format!(
-            "Start is the first evaluation after the supervised warm start; end is the mean of the last two. {} held-out questions per task, \
-             so one point has a standard error of up to {:.2}. In the swarm a peer trains on 4 own groups of 8 completions per step (GRPO, clip 0.2/0.28, no KL) and \
-             imitates one verified-correct completion from each of up to 32 groups of others; alone it trains on 8 own groups per step. Each side uses the learning \
-             rate that served it best when the rules were compared (1e-3 in the swarm, 3e-4 alone). The imitation rule is not SAPO's own update, which trains on others' groups as if they were \
-             own: `rule = \"paper\"` in a run file selects that.",
+            "Start is the first evaluation after the supervised warm start of {} steps; end is the mean of the last two. {} held-out \
+             questions per task, two sampled completions each, so one point has a standard error of up to {:.2}. Every peer asks itself \
+             every task, its own most often, in the swarm as alone, from the same initial weights and with the same key. In the swarm a peer \
+             trains on 4 own groups of 8 completions per step (GRPO, clip 0.2/0.28, no KL) and imitates one verified-correct completion \
+             from each of up to 32 groups of others; alone it trains on 8 own groups per step. Each side uses the learning rate that \
+             served it best when the rules were compared ({:.0e} in the swarm, {:.0e} alone; {:.0e} for {} in both). The imitation rule is not \
+             SAPO's own update, which trains on others' groups as if they were own: `rule = \"paper\"` in a run file selects that.",
+            self.plan.warm_steps,
             self.plan.questions,
             0.5 / f64::from(self.plan.questions).sqrt(),
+            self.plan.peers[1].learning_rate(false),
+            self.plan.peers[1].learning_rate(true),
+            self.plan.peers[0].learning_rate(false),
+            self.plan.peers[0].model,
         ));
         page.html(&format!("Made by `{command}`."))
     }
@@ -354,7 +361,7 @@ mod tests {
     fn measured() -> Measured {
         let swarm = ["A", "B", "C", "D"].map(|peer| story(peer, &[0.2, 0.3, 0.4, 0.6]));
         let alone = ["A", "B", "C", "D"].map(|peer| story(peer, &[0.2, 0.2, 0.2, 0.3]));
-        Measured { plan: plan(1, 30, 10, 16), swarm: swarm.into(), alone: alone.into(), seconds: 12.34 }
+        Measured { plan: plan(1, 20, 30, 10, 16), swarm: swarm.into(), alone: alone.into(), seconds: 12.34 }
     }
 
     #[test]

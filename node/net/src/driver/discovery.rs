@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use libp2p::kad::store::RecordStore;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId, kad};
@@ -138,6 +139,17 @@ impl Driver {
         }
     }
 
+    /// A peer wants it known that it provides something. Only who takes part in this run is kept, so the table cannot be
+    /// filled with anything else.
+    fn keep(&mut self, record: kad::ProviderRecord) {
+        if record.key != kad::RecordKey::new(&self.settings.names.providers) {
+            return;
+        }
+        if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().add_provider(record) {
+            tracing::debug!(?error, "a provider is not kept");
+        }
+    }
+
     /// What Kademlia found.
     pub(super) fn on_kad(&mut self, event: kad::Event, now: Instant) {
         match event {
@@ -160,14 +172,7 @@ impl Driver {
                 }
             }
             kad::Event::InboundRequest { request: kad::InboundRequest::AddProvider { record: Some(record) } } => {
-                // Only who takes part in this run: the table cannot be filled with anything else.
-                if record.key == kad::RecordKey::new(&self.settings.names.providers) {
-                    use kad::store::RecordStore;
-                    let kept = self.swarm.behaviour_mut().kad.store_mut().add_provider(record);
-                    if let Err(error) = kept {
-                        tracing::debug!(?error, "a provider is not kept");
-                    }
-                }
+                self.keep(record);
             }
             _ => {}
         }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use libp2p::core::ConnectedPoint;
 use libp2p::swarm::{DialError, ListenError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, autonat, gossipsub, identify, mdns, relay};
+use libp2p::{Multiaddr, PeerId, autonat, gossipsub, identify, mdns, ping, relay};
 
 use super::{Driver, explain, jitter};
 use crate::address::{is_relayed, is_worth_telling, peer_in, with_peer, without_peer};
@@ -25,10 +25,10 @@ impl Driver {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 let address = remote_address(peer_id, &endpoint);
                 self.targets.reached(connection_id, peer_id);
-                if self.roster.add(peer_id, connection_id, address, endpoint.is_dialer(), now) {
-                    if let Some(link) = self.roster.link(&peer_id) {
-                        self.outbox.push(NetEvent::Direct { peer: link.peer, address: link.address });
-                    }
+                if self.roster.add(peer_id, connection_id, address, endpoint.is_dialer(), now)
+                    && let Some(link) = self.roster.link(&peer_id)
+                {
+                    self.outbox.push(NetEvent::Direct { peer: link.peer, address: link.address });
                 }
                 self.links_changed();
             }
@@ -124,12 +124,7 @@ impl Driver {
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.on_identified(peer_id, info, now);
             }
-            BehaviourEvent::Ping(event) => {
-                if self.roster.ping(&event.peer, event.connection, event.result.is_ok()) {
-                    tracing::debug!(peer = %event.peer, "a connection is given up: pings are not answered");
-                    self.swarm.close_connection(event.connection);
-                }
-            }
+            BehaviourEvent::Ping(event) => self.on_ping(&event),
             BehaviourEvent::Kad(event) => self.on_kad(event, now),
             BehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
                 self.on_gossip(GossipTicket { message: message_id, from: propagation_source }, message);
@@ -154,6 +149,14 @@ impl Driver {
                 tracing::debug!(peer = %event.remote_peer_id, punched = event.result.is_ok(), "tried for a direct connection");
             }
             _ => {}
+        }
+    }
+
+    /// Ping alone closes nothing.
+    fn on_ping(&mut self, event: &ping::Event) {
+        if self.roster.ping(&event.peer, event.connection, event.result.is_ok()) {
+            tracing::debug!(peer = %event.peer, "a connection is given up: pings are not answered");
+            self.swarm.close_connection(event.connection);
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Peer, RUN, SOON, alone, key};
-use crate::event::{Nat, NetEvent};
+use super::{Peer, RUN, alone, key};
+use crate::event::NetEvent;
 use crate::identity::peer_text;
 use crate::{NetConfig, Pace};
 
@@ -106,37 +106,4 @@ async fn another_process_with_the_same_identity_is_noticed() {
         });
         assert_eq!(met.await, bare);
     }
-}
-
-#[tokio::test]
-async fn a_peer_that_others_reach_learns_it() {
-    // As across the internet, but for where it happens: nothing is trusted, everything is probed.
-    let probing = |seed| NetConfig { trust_listen: false, ..alone(seed) };
-    let first = Peer::start(probing(1)).await;
-    let mut second = Peer::joined(probing(2), &first).await;
-    assert_eq!(second.net.nat(), Nat::Unknown);
-    let nat = second.until("result of probing", |event| match event {
-        NetEvent::Nat(nat) => Some(nat),
-        _ => None,
-    });
-    assert_eq!(nat.await, Nat::Public);
-    assert_eq!(second.net.nat(), Nat::Public);
-}
-
-#[tokio::test]
-async fn connections_outlive_silence() {
-    let first = Peer::start(alone(1)).await;
-    let mut second = Peer::joined(alone(2), &first).await;
-    // libp2p's own limit is 10 s.
-    let silence = Duration::from_secs(11);
-    let ended = async {
-        while let Some(event) = second.events.recv().await {
-            if matches!(event, NetEvent::Disconnected { .. }) {
-                return;
-            }
-        }
-    };
-    assert!(silence < SOON);
-    tokio::time::timeout(silence, ended).await.expect_err("the connection ended");
-    assert_eq!(second.net.connected().len(), 1);
 }

@@ -200,6 +200,35 @@ async fn a_peer_nobody_knows_is_not_connected() {
     }
 }
 
+/// An exchange that waits for its answer when the connection ends, by `end`.
+async fn ends_with_its_connection(listen: Vec<String>, end: impl AsyncFnOnce(&Peer, &Peer)) {
+    let mut server = Peer::start(NetConfig { listen: listen.clone(), ..alone(1) }).await;
+    let client = Peer::joined(NetConfig { listen, ..alone(2) }, &server).await;
+    let (net, peer) = (client.net.clone(), server.key());
+    let asking = tokio::spawn(async move { net.exchange(peer, b"a".to_vec(), SOON * 10).await });
+    let reply = request(&mut server).await;
+    end(&client, &server).await;
+    let asked = timeout(SOON, asking).await.expect("it ends at once").expect("no panic");
+    assert!(matches!(asked, Err(ExchangeError::Io { .. } | ExchangeError::Closed)), "{asked:?}");
+    timeout(SOON, reply.respond(b"b".to_vec())).await.expect("it ends at once").expect_err("nobody is there");
+}
+
+#[tokio::test]
+async fn an_exchange_ends_with_its_connection() {
+    for listen in [tcp(), quic()] {
+        ends_with_its_connection(listen.clone(), async |client: &Peer, server: &Peer| {
+            client.net.disconnect(server.key()).await;
+        })
+        .await;
+        ends_with_its_connection(listen.clone(), async |client: &Peer, server: &Peer| {
+            server.net.ban(client.key()).await;
+        })
+        .await;
+        ends_with_its_connection(listen.clone(), async |client: &Peer, _: &Peer| client.net.shutdown().await).await;
+        ends_with_its_connection(listen, async |_: &Peer, server: &Peer| server.net.shutdown().await).await;
+    }
+}
+
 async fn request(server: &mut Peer) -> crate::Responder {
     server
         .until("request", |event| match event {

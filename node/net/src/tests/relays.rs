@@ -60,27 +60,3 @@ async fn a_relay_that_goes_away_is_asked_again() {
     let _relay = Peer::start(config()).await;
     hidden.until("circuit", listens).await;
 }
-
-#[tokio::test]
-async fn a_peer_that_nobody_reaches_finds_itself_a_relay() {
-    // Nothing is trusted, as across the internet. The relay knows where it is; the others just answer probes.
-    let probing = |seed| NetConfig { trust_listen: false, listen: tcp(), ..alone(seed) };
-    let port =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
-    let at = vec![format!("/ip4/127.0.0.1/tcp/{port}")];
-    let relay = NetConfig { relay_server: true, listen: at.clone(), external: at, ..probing(1) };
-    let peers = [Peer::start(relay).await, Peer::start(probing(2)).await, Peer::start(probing(3)).await];
-    // It listens nowhere, so all that others can try is where its connections came from.
-    let bootstrap = peers.iter().map(Peer::address).collect();
-    let mut hidden = Peer::start(NetConfig { listen: Vec::new(), bootstrap, ..probing(4) }).await;
-    let nat = hidden.until("result of probing", |event| match event {
-        NetEvent::Nat(nat) => Some(nat),
-        _ => None,
-    });
-    assert_eq!(nat.await, crate::Nat::Private);
-    let circuit = hidden.until("circuit", |event| match event {
-        NetEvent::Listening(address) => Some(address),
-        _ => None,
-    });
-    assert!(circuit.await.starts_with(&format!("/ip4/127.0.0.1/tcp/{port}/p2p/")));
-}

@@ -53,14 +53,12 @@ async fn its_own_address_among_the_bootstrap_peers_does_no_harm() {
     let own = format!("/ip4/127.0.0.1/tcp/{port}");
     let config = NetConfig { listen: vec![own.clone()], bootstrap: vec![own, first.address()], ..alone(2) };
     let mut second = Peer::start(config).await;
-    let key = key(1);
-    second
-        .until("connection", |event| match event {
-            NetEvent::Connected { peer, .. } => Some(assert_eq!(peer, key)),
-            NetEvent::DialFailed { address, why, .. } => panic!("{address}: {why}"),
-            _ => None,
-        })
-        .await;
+    let connected = second.until("connection", |event| match event {
+        NetEvent::Connected { peer, .. } => Some(peer),
+        NetEvent::DialFailed { address, why, .. } => panic!("{address}: {why}"),
+        _ => None,
+    });
+    assert_eq!(connected.await, key(1));
 }
 
 #[tokio::test]
