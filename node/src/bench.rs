@@ -54,9 +54,12 @@ pub(crate) fn spread(values: &[f64]) -> [f64; 2] {
 
 fn table(rows: &[Row], notes: &[String]) -> String {
     let width = rows.iter().map(|row| row.what.len()).max().unwrap_or(0).max(4);
-    let mut lines = vec![format!("{:width$} {:>12} {:>12} {:>9}  {:<17} unit, peer", "what", "ours", "theirs", "ratio", "spread")];
+    let mut lines =
+        vec![format!("{:width$} {:>12} {:>12} {:>9}  {:<17} unit, peer", "what", "ours", "theirs", "ratio", "spread")];
     for row in rows {
-        let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}").chars().take(11).collect());
+        let number = |value: Option<f64>| {
+            value.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}").chars().take(11).collect())
+        };
         let ratio = row.ratio.map_or_else(|| "–".into(), |ratio| format!("{ratio:.1}"));
         let spread = format!("{:.1} to {:.1}", row.spread[0], row.spread[1]);
         lines.push(format!(

@@ -128,9 +128,8 @@ impl TaskBook {
         };
         let at_run = |message: String| ConfigErrors(vec![locate(name, text, "run", &message)]);
         spec.check().map_err(|error| at_run(error.to_string()))?;
-        let book = Self::from_spec(&spec).map_err(|BookError::Task { field, message }| {
-            ConfigErrors(vec![locate(name, text, &field, &message)])
-        })?;
+        let book = Self::from_spec(&spec)
+            .map_err(|BookError::Task { field, message }| ConfigErrors(vec![locate(name, text, &field, &message)]))?;
         Ok((spec, book))
     }
 
@@ -142,12 +141,14 @@ impl TaskBook {
         let run = spec.id();
         let mut entries = Vec::with_capacity(spec.tasks.len());
         for (at, described) in spec.tasks.iter().enumerate() {
-            let fail = |field: &str, message: String| BookError::Task { field: format!("run.tasks.{at}.{field}"), message };
+            let fail =
+                |field: &str, message: String| BookError::Task { field: format!("run.tasks.{at}.{field}"), message };
             let config = serde_json::from_str(&described.config).map_err(|error| fail("config", error.to_string()))?;
             let task = Task::new(&described.task, Some(&config), mode(described.hardened))
                 .map_err(|error| fail("config", error.to_string()))?;
             if task.config_hash() != described.config_hash {
-                let why = "this version of swarmloom makes other questions from it; all peers of a run need one version";
+                let why =
+                    "this version of swarmloom makes other questions from it; all peers of a run need one version";
                 return Err(fail("config", why.into()));
             }
             let mut entry = Entry {
@@ -157,7 +158,8 @@ impl TaskBook {
                 held_out: Vec::new(),
                 held_out_prompts: HashSet::new(),
             };
-            entry.hold_out(at as u16, held_out_seed(&run, &described.label), spec.held_out)
+            entry
+                .hold_out(at as u16, held_out_seed(&run, &described.label), spec.held_out)
                 .map_err(|message| fail("task", message))?;
             entries.push(entry);
         }
@@ -306,7 +308,9 @@ pub(crate) mod tests {
         assert_eq!(prompts(&book), prompts(&again));
         assert_eq!(prompts(&book).len(), 48);
         spec.tasks[1].config_hash[0] ^= 1;
-        assert!(matches!(TaskBook::from_spec(&spec), Err(BookError::Task { field, .. }) if field == "run.tasks.1.config"));
+        assert!(
+            matches!(TaskBook::from_spec(&spec), Err(BookError::Task { field, .. }) if field == "run.tasks.1.config")
+        );
     }
 
     #[test]
@@ -320,7 +324,8 @@ pub(crate) mod tests {
             assert!(!held_out.contains(&question.prompt));
         }
         // 48 of 476 are held out: about every tenth draw is passed over.
-        let first = |counter| book.question(0, question_seed(&spec.id(), &PeerKey([7; 32]), counter)).expect("one").index;
+        let first =
+            |counter| book.question(0, question_seed(&spec.id(), &PeerKey([7; 32]), counter)).expect("one").index;
         let passed = (0..500).filter(|counter| first(*counter) > 0).count();
         assert!((20..120).contains(&passed), "{passed}");
         assert_eq!(book.question(9, 1).expect_err("no such task"), Unverifiable::NoSuchTask(9));

@@ -118,7 +118,13 @@ pub(crate) struct RunLimitsTable {
 
 impl Default for RunLimitsTable {
     fn default() -> Self {
-        Self { max_completions: 16, max_completion_bytes: 1024, max_staleness_versions: 64, max_age_s: 900, groups_per_minute: 1200 }
+        Self {
+            max_completions: 16,
+            max_completion_bytes: 1024,
+            max_staleness_versions: 64,
+            max_age_s: 900,
+            groups_per_minute: 1200,
+        }
     }
 }
 
@@ -603,7 +609,6 @@ impl RunFile {
         }
         wrong
     }
-
 }
 
 /// An error about the value at `path` (segments joined by dots; numbers index arrays).

@@ -47,7 +47,7 @@ use crate::store::Store;
 use crate::web;
 use board::Board;
 use course::Course;
-use entry::Entry;
+use entry::{Entry, Place};
 use gate::Gate;
 use link::Rollouts;
 use training::{Progress, Thread, TrainingError};
@@ -70,7 +70,7 @@ const DISK_EVERY: u64 = 10;
 /// Whatever keeps the daemon from starting, or made training end before it was told to.
 pub(crate) fn join(args: &JoinArgs) -> anyhow::Result<()> {
     let entry = Entry::read(args.run.as_deref().unwrap_or_default())?;
-    let (run, described, folder) = entry.folder(args.data_dir.as_deref())?;
+    let Place { run, described, folder } = entry.place(args.data_dir.as_deref())?;
     let file = entry::settings(&entry, args)?;
     let _lock = folder.take()?;
     let key_file = file.peer.identity.clone().unwrap_or_else(|| folder.identity());
@@ -211,8 +211,9 @@ impl Daemon {
         stay: bool,
     ) -> anyhow::Result<()> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let course = Course::settle(&self.file, self.run, self.key, book.clone(), cores)
-            .map_err(|wrong| anyhow::anyhow!(wrong.iter().map(|(field, why)| format!("{field}: {why}")).collect::<Vec<_>>().join("\n")))?;
+        let course = Course::settle(&self.file, self.run, self.key, book.clone(), cores).map_err(|wrong| {
+            anyhow::anyhow!(wrong.iter().map(|(field, why)| format!("{field}: {why}")).collect::<Vec<_>>().join("\n"))
+        })?;
         self.board.update(|status| {
             status.run_name.clone_from(&spec.name);
             status.parameters = course.model.parameters() as u64;
@@ -239,7 +240,17 @@ impl Daemon {
         let (mut sharing, mut link, mut first_counter) = (None, None, 0);
         if let Some((net, events)) = network {
             let (training_end, sharing_end) = link::link().context("sharing cannot start")?;
-            let restored = start::sharing(&self.file, &spec, book, self.seed, course.model.tag(), net, &store, &self.events, &self.board)?;
+            let restored = start::sharing(
+                &self.file,
+                &spec,
+                book,
+                self.seed,
+                course.model.tag(),
+                net,
+                &store,
+                &self.events,
+                &self.board,
+            )?;
             first_counter = restored.next_counter;
             link = Some(Box::new(training_end) as Box<dyn Rollouts>);
             sharing = Some(tokio::spawn(restored.sharing.run(events, sharing_end, stopped.clone())));
@@ -308,7 +319,8 @@ impl Daemon {
                 };
                 self.events.emit(now_ms(), "failed", &json!({ "why": format!("{error:#}") }));
                 self.board.update(|status| status.state = "failed".into());
-                self.board.problem(format!("training ended: {error:#}"), "start again: the last checkpoint stands".into());
+                self.board
+                    .problem(format!("training ended: {error:#}"), "start again: the last checkpoint stands".into());
                 Err(error)
             }
         }
@@ -404,5 +416,7 @@ pub(crate) fn export(folder: &Folder, to: &Path) -> anyhow::Result<Value> {
     };
     let progress: Progress = serde_json::from_value(checkpoint.state.clone()).unwrap_or_default();
     checkpoint.export(to)?;
-    Ok(json!({ "path": to.display().to_string(), "version": progress.version, "step": progress.step, "model": progress.model }))
+    Ok(
+        json!({ "path": to.display().to_string(), "version": progress.version, "step": progress.step, "model": progress.model }),
+    )
 }

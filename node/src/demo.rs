@@ -158,16 +158,21 @@ async fn start(plan: &Plan, out: &Path, bars: &MultiProgress) -> anyhow::Result<
 async fn listening(member: &mut Member) -> anyhow::Result<Vec<String>> {
     let deadline = Instant::now() + START_DEADLINE;
     loop {
-        if let Some(status) = status_of(&member.folder).await {
-            if !status.listen.is_empty() {
-                return Ok(status.listen);
-            }
+        if let Some(status) = status_of(&member.folder).await
+            && !status.listen.is_empty()
+        {
+            return Ok(status.listen);
         }
         if let Some(status) = member.process.ended() {
             bail!("{} ended with {status}:\n{}", member.name, member.process.last_words());
         }
         if Instant::now() > deadline {
-            bail!("{} did not listen within {} s:\n{}", member.name, START_DEADLINE.as_secs(), member.process.last_words());
+            bail!(
+                "{} did not listen within {} s:\n{}",
+                member.name,
+                START_DEADLINE.as_secs(),
+                member.process.last_words()
+            );
         }
         tokio::time::sleep(POLL / 5).await;
     }
@@ -180,7 +185,11 @@ async fn watch(members: &mut [Member], bars: &MultiProgress, began: Instant) -> 
     loop {
         for member in members.iter_mut() {
             if let Some(status) = member.process.ended() {
-                bail!("{} ended with {status} before its work was done:\n{}", member.process.spec.name, member.process.last_words());
+                bail!(
+                    "{} ended with {status} before its work was done:\n{}",
+                    member.process.spec.name,
+                    member.process.last_words()
+                );
             }
             if let Some(status) = status_of(&member.folder).await {
                 member.status = status;
@@ -227,7 +236,8 @@ async fn status_of(folder: &Folder) -> Option<Status> {
 }
 
 fn summary(document: &serde_json::Value, page: &Path) {
-    let number = |value: &serde_json::Value| value.as_f64().map_or_else(|| "   –".into(), |value| format!("{value:.2}"));
+    let number =
+        |value: &serde_json::Value| value.as_f64().map_or_else(|| "   –".into(), |value| format!("{value:.2}"));
     println!("Held-out reward, own generations     in the swarm     the same peer alone");
     for peer in document["peers"].as_array().into_iter().flatten() {
         println!(

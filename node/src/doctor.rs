@@ -33,7 +33,8 @@ fn look() -> Findings {
     let mut findings = Findings::default();
     findings.fact("version", format!("swarmloom {}", env!("CARGO_PKG_VERSION")));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    findings.fact("processor", format!("{cores} cores, kernels on {:?}", swarmloom_trainer::generate::instruction_set()));
+    findings
+        .fact("processor", format!("{cores} cores, kernels on {:?}", swarmloom_trainer::generate::instruction_set()));
     findings.memory();
     findings.fact(
         "libtorch",
@@ -73,11 +74,14 @@ impl Findings {
     fn gpu(&mut self) {
         let there = Path::new("/dev/nvidia0").exists();
         let seen = swarmloom_trainer::device::cuda_devices();
-        self.fact("gpu", match (there, seen) {
-            (_, 1..) => format!("{seen} CUDA device(s) usable"),
-            (true, 0) => "an NVIDIA device that libtorch does not see".into(),
-            (false, _) => "none found".into(),
-        });
+        self.fact(
+            "gpu",
+            match (there, seen) {
+                (_, 1..) => format!("{seen} CUDA device(s) usable"),
+                (true, 0) => "an NVIDIA device that libtorch does not see".into(),
+                (false, _) => "none found".into(),
+            },
+        );
         if there && seen == 0 {
             self.problem(
                 "there is an NVIDIA GPU, but this libtorch has no CUDA or the driver does not fit",
@@ -99,7 +103,9 @@ impl Findings {
                     );
                 }
             }
-            Err(error) => self.problem(format!("{}: {error}", existing.display()), "name another folder with --data-dir"),
+            Err(error) => {
+                self.problem(format!("{}: {error}", existing.display()), "name another folder with --data-dir")
+            }
         }
     }
 
@@ -108,11 +114,18 @@ impl Findings {
         let tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0));
         self.fact(
             "network",
-            format!("UDP {}, TCP {}", if udp.is_ok() { "ok" } else { "refused" }, if tcp.is_ok() { "ok" } else { "refused" }),
+            format!(
+                "UDP {}, TCP {}",
+                if udp.is_ok() { "ok" } else { "refused" },
+                if tcp.is_ok() { "ok" } else { "refused" }
+            ),
         );
         for (what, error) in [("UDP (QUIC)", udp.err()), ("TCP", tcp.err())] {
             if let Some(error) = error {
-                self.problem(format!("no {what} socket can be opened: {error}"), "allow it, or join with the other transport only (network.listen)");
+                self.problem(
+                    format!("no {what} socket can be opened: {error}"),
+                    "allow it, or join with the other transport only (network.listen)",
+                );
             }
         }
         // Connecting a UDP socket sends nothing: it only asks for a route (192.0.2.0/24 is for documentation).

@@ -53,10 +53,10 @@ impl EventLog {
         tracing::debug!(target: "swarmloom::events", "{text}");
         text.push('\n');
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = inner.write(text.as_bytes()) {
-            if inner.file.take().is_some() {
-                tracing::warn!(path = %inner.path.display(), %error, "events are lost until this file can be written again");
-            }
+        if let Err(error) = inner.write(text.as_bytes())
+            && inner.file.take().is_some()
+        {
+            tracing::warn!(path = %inner.path.display(), %error, "events are lost until this file can be written again");
         }
     }
 }

@@ -64,14 +64,14 @@ pub(crate) fn invite(args: &InviteArgs, as_json: bool) -> anyhow::Result<()> {
         return say(as_json, &json!({ "invite": invite.to_string() }), || invite.to_string());
     }
     let Some(path) = &args.run else { return Err(Usage("name the run file".into()).into()) };
-    let (run, _, folder) = Entry::read(&path.display().to_string())?.folder(args.data_dir.as_deref())?;
+    let place = Entry::read(&path.display().to_string())?.place(args.data_dir.as_deref())?;
     let mut addresses = args.addresses.clone();
     for address in &addresses {
         if let Err(why) = swarmloom_net::check_address(address) {
             return Err(Usage(format!("--address {address}: {why}")).into());
         }
     }
-    if let Ok(answer) = control::ask(&folder.socket(), Ask::Invite)
+    if let Ok(answer) = control::ask(&place.folder.socket(), Ask::Invite)
         && let Some(known) = answer["invite"].as_str().and_then(|text| text.parse::<Invite>().ok())
     {
         addresses.extend(known.addresses);
@@ -83,7 +83,7 @@ pub(crate) fn invite(args: &InviteArgs, as_json: bool) -> anyhow::Result<()> {
             path.display()
         );
     }
-    let invite = Invite { run, addresses };
+    let invite = Invite { run: place.run, addresses };
     say(as_json, &json!({ "invite": invite.to_string() }), || invite.to_string())
 }
 
@@ -116,12 +116,16 @@ pub(crate) fn pause(args: &DaemonArgs, paused: bool, as_json: bool) -> anyhow::R
 pub(crate) fn export(args: &ExportArgs, as_json: bool) -> anyhow::Result<()> {
     let folder = match (&args.from, &args.data_dir) {
         (None, Some(path)) => Folder::at(path.clone()),
-        (Some(run), data_dir) => Entry::read(run)?.folder(data_dir.as_deref())?.2,
+        (Some(run), data_dir) => Entry::read(run)?.place(data_dir.as_deref())?.folder,
         (None, None) => only_folder(Folder::all())?,
     };
     let document = crate::daemon::export(&folder, &args.to)?;
     say(as_json, &document, || {
-        format!("wrote {} (policy version {}, config.json and model.safetensors)", args.to.display(), document["version"])
+        format!(
+            "wrote {} (policy version {}, config.json and model.safetensors)",
+            args.to.display(),
+            document["version"]
+        )
     })
 }
 
@@ -146,7 +150,9 @@ pub(crate) fn identity(verb: &IdentityVerb, as_json: bool) -> anyhow::Result<()>
 /// All that is wrong, each at its place; in JSON too.
 pub(crate) fn check(path: &Path, as_json: bool) -> anyhow::Result<()> {
     match check_file(path) {
-        Ok(run) => say(as_json, &json!({ "ok": true, "errors": [], "run": run }), || format!("{} is sound", path.display())),
+        Ok(run) => {
+            say(as_json, &json!({ "ok": true, "errors": [], "run": run }), || format!("{} is sound", path.display()))
+        }
         Err(error) => {
             if let (true, Some(errors)) = (as_json, error.downcast_ref::<ConfigErrors>()) {
                 say(true, &errors_document(errors), String::new)?;

@@ -62,6 +62,9 @@ pub(crate) enum StoreError {
     Unavailable(&'static str),
 }
 
+/// An entry's key and value.
+pub(crate) type Pair = (Vec<u8>, Vec<u8>);
+
 /// Whether a write became durable.
 pub(crate) type Receipt = oneshot::Receiver<Result<(), StoreError>>;
 
@@ -122,7 +125,7 @@ impl Store {
     ///
     /// # Errors
     /// Where an entry cannot be read.
-    pub(crate) fn entries(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub(crate) fn entries(&self, table: Table) -> Result<Vec<Pair>, StoreError> {
         let entry = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
             entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(StoreError::from)
         };

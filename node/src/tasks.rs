@@ -71,7 +71,9 @@ fn list(as_json: bool) -> anyhow::Result<()> {
     }
     for info in swarmloom_tasks::list() {
         writeln!(out, "{:28} {}", info.name, info.description)?;
-        for preset in swarmloom_tasks::presets().iter().filter(|preset| preset.name.split('/').next() == Some(info.name)) {
+        for preset in
+            swarmloom_tasks::presets().iter().filter(|preset| preset.name.split('/').next() == Some(info.name))
+        {
             writeln!(out, "  {:26} {}", preset.name, preset.description)?;
         }
     }

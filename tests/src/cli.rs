@@ -125,6 +125,8 @@ fn the_doctor_names_this_machine_and_says_what_to_type() {
     let found = json(home.path(), &["doctor", "--json"]);
     assert!(found["facts"]["libtorch"].as_str().expect("libtorch").contains("2.11.0"));
     for problem in found["problems"].as_array().expect("a list") {
-        assert!(!problem["what"].as_str().expect("text").is_empty() && !problem["fix"].as_str().expect("text").is_empty());
+        assert!(
+            !problem["what"].as_str().expect("text").is_empty() && !problem["fix"].as_str().expect("text").is_empty()
+        );
     }
 }

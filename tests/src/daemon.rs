@@ -25,13 +25,13 @@ fn a_peer_trains_alone_with_a_dead_bootstrap_and_says_which_address_failed() {
     // A port that was just free and on which nobody listens.
     let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
     let dead = format!("/ip4/127.0.0.1/tcp/{free}");
-    RunFile::small(11).write(&run, &[dead.clone()]);
+    RunFile::small(11).write(&run, std::slice::from_ref(&dead));
     let mut daemon = Daemon::start(home.path(), "peer", &run, &[]);
     let status = daemon.wait_status("training and a named failure", SOON, |status| {
         status["step"].as_u64() >= Some(3)
-            && status["problems"].as_array().is_some_and(|all| {
-                all.iter().any(|one| one["what"].as_str().is_some_and(|what| what.contains(&dead)))
-            })
+            && status["problems"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|one| one["what"].as_str().is_some_and(|what| what.contains(&dead))))
     });
     assert_eq!(status["state"], "training");
     assert!(!daemon.events("dial_failed").is_empty());
@@ -47,7 +47,8 @@ fn the_second_interrupt_ends_at_once() {
     let home = tempfile::tempdir().expect("a folder");
     let run = home.path().join("run.toml");
     // A step that takes long: large groups.
-    RunFile { training: "group_size = 16".into(), sharing: "local = 200".into(), ..RunFile::small(12) }.write(&run, &[]);
+    RunFile { training: "group_size = 16".into(), sharing: "local = 200".into(), ..RunFile::small(12) }
+        .write(&run, &[]);
     let mut daemon = Daemon::start(home.path(), "peer", &run, &["--alone", "--model", "micro"]);
     daemon.wait_status("training", SOON, |status| status["state"] == "training");
     daemon.signal("INT");

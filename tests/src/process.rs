@@ -167,11 +167,7 @@ impl Daemon {
     }
 
     fn spawn(home: &Path, folder: &Path, run: &Path, arguments: &[String]) -> Child {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(folder.with_extension("log"))
-            .expect("a log file");
+        let log = fs::File::options().create(true).append(true).open(folder.with_extension("log")).expect("a log file");
         swarmloom(home)
             .arg("join")
             .arg(run)

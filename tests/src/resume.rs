@@ -44,5 +44,8 @@ fn a_killed_run_ends_with_the_same_bits_as_one_never_killed() {
     assert!(killed.wait(SOON).success(), "{}", killed.log());
     assert!(killed.events("resumed").len() >= 3);
     assert_eq!(end(&killed.folder), end(&whole.folder));
-    assert_eq!(killed.events("evaluated").last().expect("one")["tasks"], whole.events("evaluated").last().expect("one")["tasks"]);
+    assert_eq!(
+        killed.events("evaluated").last().expect("one")["tasks"],
+        whole.events("evaluated").last().expect("one")["tasks"]
+    );
 }

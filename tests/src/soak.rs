@@ -48,7 +48,10 @@ fn four_peers_survive_kills_and_lose_no_acknowledged_group() {
             let at = killed as usize % peers.len();
             let peer = &mut peers[at];
             let steps = peer.events("step").len();
-            assert!(ends.insert(at, steps).is_none_or(|before| before < steps), "peer {at} made no step between two kills");
+            assert!(
+                ends.insert(at, steps).is_none_or(|before| before < steps),
+                "peer {at} made no step between two kills"
+            );
             peer.kill();
             peer.restart();
             killed += 1;
@@ -78,7 +81,11 @@ fn four_peers_survive_kills_and_lose_no_acknowledged_group() {
         }
     }
     let rate = given.len() as f64 / seconds;
-    println!("{killed} kills in {seconds:.0} s, {} groups acknowledged ({rate:.1} a second), largest process {} MiB", given.len(), largest >> 20);
+    println!(
+        "{killed} kills in {seconds:.0} s, {} groups acknowledged ({rate:.1} a second), largest process {} MiB",
+        given.len(),
+        largest >> 20
+    );
     assert!(rate >= 1.0, "{rate} groups acknowledged a second");
     assert!(largest < MAX_RESIDENT_BYTES, "{largest}");
 }

@@ -35,16 +35,16 @@ fn three_peers_find_each_other_by_invite_and_share() {
     let (mut second, mut third) = (joined("second"), joined("third"));
     for peer in [&mut first, &mut second, &mut third] {
         peer.wait_status("two peers, groups both ways", SOON, |status| {
-            let connected = status["peers"].as_array().map_or(0, |all| all.iter().filter(|one| one["connected"] == true).count());
-            connected == 2 && status["groups"]["acknowledged"].as_u64() > Some(20) && status["groups"]["used"].as_u64() > Some(20)
+            let connected =
+                status["peers"].as_array().map_or(0, |all| all.iter().filter(|one| one["connected"] == true).count());
+            connected == 2
+                && status["groups"]["acknowledged"].as_u64() > Some(20)
+                && status["groups"]["used"].as_u64() > Some(20)
         });
     }
     for (peer, others) in [(&second, [&first, &third]), (&third, [&first, &second])] {
-        let authors: BTreeSet<String> = peer
-            .events("group_stored")
-            .iter()
-            .map(|event| event["from"].as_str().expect("an id").to_owned())
-            .collect();
+        let authors: BTreeSet<String> =
+            peer.events("group_stored").iter().map(|event| event["from"].as_str().expect("an id").to_owned()).collect();
         let ids = others.map(|other| other.events("started")[0]["peer"].as_str().expect("an id").to_owned());
         assert_eq!(authors, ids.into(), "groups come from both others");
     }
@@ -55,7 +55,8 @@ fn an_invite_to_nobody_waits_says_why_and_ends_when_told() {
     let home = tempfile::tempdir().expect("a folder");
     let invite = format!("swarmloom:{}@/ip4/127.0.0.1/tcp/9", "ab".repeat(32));
     let settings = home.path().join("settings.toml");
-    std::fs::write(&settings, "[network]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\nmdns = false\nupnp = false\n").expect("a file");
+    std::fs::write(&settings, "[network]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\nmdns = false\nupnp = false\n")
+        .expect("a file");
     let mut daemon =
         Daemon::start(home.path(), "peer", invite.as_ref(), &["--settings", &settings.display().to_string()]);
     let status = daemon.wait_status("a named failure", SOON, |status| {

@@ -45,7 +45,9 @@ fn scores_equal_the_recorded_ones() {
     let cases = recorded("reasoning_gym_scoring.jsonl");
     let input: String = cases
         .iter()
-        .map(|case| json!({ "task": case["task"], "seed": 42, "idx": case["idx"], "answer": case["answer"] }).to_string() + "\n")
+        .map(|case| {
+            json!({ "task": case["task"], "seed": 42, "idx": case["idx"], "answer": case["answer"] }).to_string() + "\n"
+        })
         .collect();
     let scored = piped(home.path(), &["task", "score"], &input);
     assert!(scored.status.success(), "{}", text(&scored.stderr));

@@ -20,16 +20,16 @@ const ROOMS: [Room; 7] = [
     Room { package: "swarmloom-kernels", knows: &[], never: &["tch", "tokio", "libp2p"] },
     Room {
         package: "swarmloom-protocol",
-        knows: &["swarmloom-kernels"],
+        knows: &[],
         never: &["tokio", "libp2p", "tch", "chrono", "time", "web-time", "swarmloom-tasks"],
     },
     Room { package: "swarmloom-tasks", knows: &[], never: &["tch", "tokio", "libp2p"] },
     Room {
         package: "swarmloom-trainer",
-        knows: &["swarmloom-kernels", "swarmloom-tasks"],
+        knows: &["swarmloom-kernels"],
         never: &["tokio", "libp2p", "clap", "sled", "axum"],
     },
-    Room { package: "swarmloom-net", knows: &["swarmloom-protocol"], never: &["tch", "clap", "sled", "axum"] },
+    Room { package: "swarmloom-net", knows: &[], never: &["tch", "clap", "sled", "axum"] },
     Room { package: "swarmloom-tests", knows: &[], never: &["tch", "libp2p"] },
     Room { package: "xtask", knows: &[], never: &["tch", "tokio", "libp2p"] },
 ];
@@ -37,7 +37,7 @@ const ROOMS: [Room; 7] = [
 /// Crates that only some packages may name.
 const OWNED: [(&str, &[&str]); 5] = [
     ("tch", &["swarmloom-trainer"]),
-    ("libp2p", &["swarmloom-net", "swarmloom"]),
+    ("libp2p", &["swarmloom-net"]),
     ("clap", &["swarmloom"]),
     ("sled", &["swarmloom"]),
     ("axum", &["swarmloom"]),

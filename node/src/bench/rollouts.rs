@@ -61,7 +61,8 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<(Vec<Row>, Vec<String>)> {
         }
     }
     let notes = vec![
-        "one thread, alone, the four small tasks of `run new`: 8 groups of 8 completions a step, after the warm start".into(),
+        "one thread, alone, the four small tasks of `run new`: 8 groups of 8 completions a step, after the warm start"
+            .into(),
         "ratio: the part's share of its step".into(),
     ];
     Ok((rows, notes))
@@ -79,8 +80,8 @@ fn train(model: &str, steps: u64) -> anyhow::Result<Vec<Value>> {
     file.training.evaluate_every = 0;
     let table = file.run.as_ref().context("the template has no [run]")?;
     let (spec, book) = TaskBook::from_table("the template", &text, table)?;
-    let course = Course::settle(&file, spec.id(), PeerKey([1; 32]), book, 1)
-        .map_err(|wrong| anyhow::anyhow!("{wrong:?}"))?;
+    let course =
+        Course::settle(&file, spec.id(), PeerKey([1; 32]), book, 1).map_err(|wrong| anyhow::anyhow!("{wrong:?}"))?;
     let home = std::env::temp_dir().join(format!("swarmloom-bench-{}", std::process::id()));
     let folder = Folder::at(&home);
     let lock = folder.take()?;

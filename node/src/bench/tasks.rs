@@ -150,7 +150,8 @@ impl Peer {
         if let Some(error) = answer["error"].as_str() {
             bail!("the peer program says of {}: {error}", task.name());
         }
-        let number = |key: &str| answer[key].as_f64().with_context(|| format!("the peer's answer has no {key}: {answer}"));
+        let number =
+            |key: &str| answer[key].as_f64().with_context(|| format!("the peer's answer has no {key}: {answer}"));
         Ok(Round {
             seconds: number("generate_s")? + number("score_s")?,
             right: number("right")?,

@@ -42,7 +42,12 @@ pub(crate) struct BatchNumbers {
 
 /// Puts a batch together. Under [`RuleName::Paper`] groups of others train as if they were own; under
 /// [`RuleName::Imitation`] one right completion of each, chosen by `seed`, is an example to imitate.
-pub(crate) fn assemble(own: &[OwnGroup], external: &[External], rule: RuleName, seed: u64) -> (StepBatch, BatchNumbers) {
+pub(crate) fn assemble(
+    own: &[OwnGroup],
+    external: &[External],
+    rule: RuleName,
+    seed: u64,
+) -> (StepBatch, BatchNumbers) {
     let mut groups: Vec<TrainGroup> = own
         .iter()
         .map(|group| TrainGroup {
@@ -85,10 +90,8 @@ pub(crate) fn assemble(own: &[OwnGroup], external: &[External], rule: RuleName, 
                     .collect();
                 if !right.is_empty() {
                     let chosen = right[below(&mut random, right.len() as u64) as usize];
-                    imitation.push(Example {
-                        prompt: other.prompt.clone(),
-                        completion: completions[chosen].text.clone(),
-                    });
+                    imitation
+                        .push(Example { prompt: other.prompt.clone(), completion: completions[chosen].text.clone() });
                 }
             }
         }

@@ -8,7 +8,7 @@ use swarmloom_trainer::losses::Loss;
 use swarmloom_trainer::model::{self, ModelConfig};
 
 use crate::book::TaskBook;
-use crate::config::{PeerTable, RunFile, RuleName, SharingTable, TrainingTable};
+use crate::config::{PeerTable, RuleName, RunFile, SharingTable, TrainingTable};
 
 /// A peer's training, settled.
 #[derive(Debug, Clone)]
@@ -116,7 +116,13 @@ impl Course {
         let entries = self.book.entries().iter().zip(&self.weights);
         entries
             .map(|(entry, weight)| match stated.is_empty() {
-                true => if *weight > 0 { 400 } else { 0 },
+                true => {
+                    if *weight > 0 {
+                        400
+                    } else {
+                        0
+                    }
+                }
                 false => stated.get(&entry.label).copied().unwrap_or(0),
             })
             .collect()

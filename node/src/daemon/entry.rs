@@ -30,6 +30,17 @@ pub(crate) enum Entry {
     Invite(Invite),
 }
 
+/// Which run it is, and where its data lies.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// The run.
+    pub(crate) run: RunId,
+    /// What the run is; `None` for an invite, which only names it.
+    pub(crate) described: Option<(RunSpec, TaskBook)>,
+    /// The data folder.
+    pub(crate) folder: Folder,
+}
+
 impl Entry {
     /// Reads a run file, `-` for standard input, or an invite.
     ///
@@ -44,11 +55,11 @@ impl Entry {
         Ok(Self::File { name, text, file })
     }
 
-    /// The run, the part of the description known from the argument alone, and the data folder.
+    /// What the argument alone says, and the data folder.
     ///
     /// # Errors
     /// A file without `[run]`, or whose tasks are wrong.
-    pub(crate) fn folder(&self, data_dir: Option<&Path>) -> anyhow::Result<(RunId, Option<(RunSpec, TaskBook)>, Folder)> {
+    pub(crate) fn place(&self, data_dir: Option<&Path>) -> anyhow::Result<Place> {
         let (run, described, stated) = match self {
             Self::Invite(invite) => (invite.run, None, None),
             Self::File { name, text, file } => {
@@ -63,7 +74,7 @@ impl Entry {
             Some(path) => Folder::at(path),
             None => Folder::of_run(&run.to_string()),
         };
-        Ok((run, described, folder))
+        Ok(Place { run, described, folder })
     }
 }
 
@@ -129,13 +140,15 @@ pub(crate) fn daemon_folder(run: Option<&str>, data_dir: Option<&Path>) -> anyho
         return Ok(Folder::at(path));
     }
     if let Some(run) = run {
-        return Ok(Entry::read(run)?.folder(data_dir)?.2);
+        return Ok(Entry::read(run)?.place(data_dir)?.folder);
     }
-    let answering: Vec<Folder> = Folder::all().into_iter().filter(|folder| is_running(folder)).collect();
+    let answering: Vec<Folder> = Folder::all().into_iter().filter(is_running).collect();
     match <[Folder; 1]>::try_from(answering) {
         Ok([folder]) => Ok(folder),
         Err(none) if none.is_empty() => {
-            bail!("no daemon runs on this machine (or it has a data folder of its own: name its run file). `swarmloom join RUN.toml` starts one")
+            bail!(
+                "no daemon runs on this machine (or it has a data folder of its own: name its run file). `swarmloom join RUN.toml` starts one"
+            )
         }
         Err(several) => bail!(
             "{} daemons run here: name the run file or use --data-dir with one of\n  {}",

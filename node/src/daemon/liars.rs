@@ -203,7 +203,13 @@ impl World {
             body.truncate(body.len() / 2);
         }
         member.bodies.insert(signed.id(), body);
-        Announced { id: signed.id(), counter: group.counter, task: group.task, policy_version: group.policy_version, bytes }
+        Announced {
+            id: signed.id(),
+            counter: group.counter,
+            task: group.task,
+            policy_version: group.policy_version,
+            bytes,
+        }
     }
 }
 
@@ -393,12 +399,7 @@ fn swarm(lie: Option<Lie>, seed: u64, rounds: u64) -> Outcome {
         let pairs = (0..HONEST).flat_map(|by| range.clone().map(move |of| (by, of)));
         pairs.filter(|(by, of)| by != of && standing(*by, *of) != Standing::Good).count()
     };
-    Outcome {
-        honest,
-        found_out: against(HONEST..keys.len()),
-        swallowed: world.swallowed,
-        wronged: against(0..HONEST),
-    }
+    Outcome { honest, found_out: against(HONEST..keys.len()), swallowed: world.swallowed, wronged: against(0..HONEST) }
 }
 
 #[test]
@@ -426,7 +427,8 @@ fn measure() {
     println!("without liars: {without:.3?}");
     for lie in LIES {
         let outcomes: Vec<Outcome> = SEEDS.iter().map(|seed| swarm(Some(lie), *seed, ROUNDS)).collect();
-        let differences: Vec<f64> = outcomes.iter().zip(&without).map(|(with, without)| with.honest - without).collect();
+        let differences: Vec<f64> =
+            outcomes.iter().zip(&without).map(|(with, without)| with.honest - without).collect();
         let mean = differences.iter().sum::<f64>() / SEEDS.len() as f64;
         let [low, high] = crate::bench::spread(&differences);
         println!(

@@ -478,7 +478,8 @@ impl Sharing {
     /// Writes accounts that have changed; done when they are on disk.
     fn save_accounts(&mut self) -> impl Future<Output = ()> + use<> {
         let changed = self.swarm.take_changed_accounts();
-        let writes = changed.into_iter().map(|(key, value)| Write { table: Table::Accounts, key: key.0.to_vec(), value });
+        let writes =
+            changed.into_iter().map(|(key, value)| Write { table: Table::Accounts, key: key.0.to_vec(), value });
         let receipt = self.store.write(writes.collect());
         async move {
             // A failure shows at the next group, whose acknowledgement depends on the same disk.

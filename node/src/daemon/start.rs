@@ -51,7 +51,8 @@ pub(crate) fn known_addresses(store: &Store) -> Vec<String> {
 pub(crate) fn net_config(file: &RunFile, seed: [u8; 32], run: &RunId, known: Vec<String>) -> NetConfig {
     let network = &file.network;
     // Peers of one machine need not probe for what the internet sees of them.
-    let is_local = network.listen.iter().all(|address| ["/ip4/127.", "/ip6/::1/"].iter().any(|start| address.starts_with(start)));
+    let is_local =
+        network.listen.iter().all(|address| ["/ip4/127.", "/ip6/::1/"].iter().any(|start| address.starts_with(start)));
     let base = match is_local {
         true => NetConfig::local(seed, run.to_string()),
         false => NetConfig::wan(seed, run.to_string()),

@@ -154,7 +154,11 @@ impl Thread {
         let course = &self.course;
         let found = checkpoint::latest(&self.folder.checkpoints())?;
         for damaged in &found.damaged {
-            self.events.emit(super::now_ms(), "checkpoint_damaged", &json!({ "path": damaged.path, "why": damaged.why }));
+            self.events.emit(
+                super::now_ms(),
+                "checkpoint_damaged",
+                &json!({ "path": damaged.path, "why": damaged.why }),
+            );
             self.board.problem(
                 format!("checkpoint {} is damaged: {}", damaged.path.display(), damaged.why),
                 "an older one is used; remove it, and check the disk if it happens again".into(),
@@ -162,7 +166,8 @@ impl Thread {
         }
         if let Some(checkpoint) = found.checkpoint {
             let progress: Progress = serde_json::from_value(checkpoint.state.clone()).unwrap_or_default();
-            let asked = Progress { run: course.run.to_string(), model: course.peer.model.clone(), ..Progress::default() };
+            let asked =
+                Progress { run: course.run.to_string(), model: course.peer.model.clone(), ..Progress::default() };
             if (&progress.run, &progress.model) != (&asked.run, &asked.model) {
                 let name = |progress: &Progress| {
                     format!("run {} and model {}", progress.run.get(..16).unwrap_or("(none)"), progress.model)
@@ -175,12 +180,15 @@ impl Thread {
             }
             let learner = checkpoint.learner(&course.model, course.learner.clone(), course.device, course.threads)?;
             self.show(&progress);
-            self.events.emit(super::now_ms(), "resumed", &json!({ "step": progress.step, "version": progress.version }));
+            self.events.emit(
+                super::now_ms(),
+                "resumed",
+                &json!({ "step": progress.step, "version": progress.version }),
+            );
             return Ok((learner, progress));
         }
         let weights = Weights::init(&course.model, course.peer.seed);
-        let mut learner =
-            Learner::new(&course.model, &weights, course.learner.clone(), course.device, course.threads)?;
+        let mut learner = Learner::new(&course.model, &weights, course.learner.clone(), course.device, course.threads)?;
         let progress =
             Progress { run: course.run.to_string(), model: course.peer.model.clone(), ..Progress::default() };
         if !self.warm_start(&mut learner)? {
@@ -245,7 +253,8 @@ impl Thread {
         let course = &self.course;
         let seed = curriculum::selection_seed(course.peer.seed, progress.step);
         let clock = Instant::now();
-        let external = self.rollouts.as_mut().map(|rollouts| rollouts.select(course.wanted(), seed)).unwrap_or_default();
+        let external =
+            self.rollouts.as_mut().map(|rollouts| rollouts.select(course.wanted(), seed)).unwrap_or_default();
         seconds.select = clock.elapsed().as_secs_f64();
 
         let clock = Instant::now();
@@ -298,7 +307,10 @@ impl Thread {
         progress.version += u64::from(report.updates);
         progress.completions += own.iter().map(|group| group.completions.len() as u64).sum::<u64>();
         if let Some(why) = &report.skipped {
-            self.board.problem(format!("step {} was skipped: {why}", progress.step), "lower training.learning_rate if it happens often".into());
+            self.board.problem(
+                format!("step {} was skipped: {why}", progress.step),
+                "lower training.learning_rate if it happens often".into(),
+            );
         }
         self.events.emit(
             super::now_ms(),
@@ -327,7 +339,12 @@ impl Thread {
             let drawn = curriculum::draw(&course.run, &course.key, progress.counter, &course.weights);
             progress.counter += 1;
             if let Ok(question) = course.book.question(drawn.task, drawn.seed) {
-                groups.push(OwnGroup { counter: drawn.counter, question, completions: Vec::new(), rewards: Vec::new() });
+                groups.push(OwnGroup {
+                    counter: drawn.counter,
+                    question,
+                    completions: Vec::new(),
+                    rewards: Vec::new(),
+                });
             }
         }
         groups

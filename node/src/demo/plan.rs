@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::config::{LimitsTable, NetworkTable, PeerTable, RunFile, RunLimitsTable, RunTable, SharingTable, TaskTable, TrainingTable, WarmStartTable};
+use crate::config::{
+    LimitsTable, NetworkTable, PeerTable, RunFile, RunLimitsTable, RunTable, SharingTable, TaskTable, TrainingTable,
+    WarmStartTable,
+};
 
 /// The demo as decided before anything starts.
 #[derive(Debug, Clone)]

@@ -125,12 +125,22 @@ impl Measured {
             "Fixed questions that no training ever sees, the same for all; two sampled completions of the peer's own policy each. \
              Others' completions play no part in these numbers. The unmodified task has a plot of its own below.",
         );
-        let over_completions = self.both(|at, one| Some((one.completions as f64, one.mean(|label| label != UNMODIFIED)?, at)));
+        let over_completions =
+            self.both(|at, one| Some((one.completions as f64, one.mean(|label| label != UNMODIFIED)?, at)));
         let over_time = self.both(|at, one| Some((one.seconds, one.mean(|label| label != UNMODIFIED)?, at)));
         page.plots(&[
-            (self.headline(), "Over training steps. Dashed: the same peer, questions and start, learning alone.".into()),
             (
-                lines("Over generated completions", "own completions generated", "mean reward", Extent::Unit, &over_completions),
+                self.headline(),
+                "Over training steps. Dashed: the same peer, questions and start, learning alone.".into(),
+            ),
+            (
+                lines(
+                    "Over generated completions",
+                    "own completions generated",
+                    "mean reward",
+                    Extent::Unit,
+                    &over_completions,
+                ),
                 "A peer in the swarm generates fewer completions per step: others' groups stand in.".into(),
             ),
             (
@@ -144,7 +154,10 @@ impl Measured {
             rows.push(self.row(peer, "swarm", &self.swarm[at]));
             rows.push(self.row(peer, "alone", &self.alone[at]));
         }
-        page.table(&["peer", "", "model", "shown", "all: start", "end", "own: start", "end", "other: start", "end"], &rows);
+        page.table(
+            &["peer", "", "model", "shown", "all: start", "end", "own: start", "end", "other: start", "end"],
+            &rows,
+        );
         let mut plots = Vec::new();
         for (at, peer) in self.plan.peers.iter().enumerate() {
             let series = self.per_task(at);
@@ -170,7 +183,10 @@ impl Measured {
                     points: smooth(story.steps.iter().filter_map(|step| Some((step.step as f64, pick(step)?)))),
                 })
                 .collect();
-            (lines(title, "training steps", "mean reward", Extent::Unit, &series), "Means over windows of ten steps.".to_owned())
+            (
+                lines(title, "training steps", "mean reward", Extent::Unit, &series),
+                "Means over windows of ten steps.".to_owned(),
+            )
         };
         page.plots(&[rewards("Own groups", |step| step.own), rewards("Groups of others", |step| step.external)]);
         page.section("Who gave to whom").text(&format!(
@@ -183,24 +199,32 @@ impl Measured {
         let gave: Vec<Vec<f64>> = self
             .swarm
             .iter()
-            .map(|giver| self.swarm.iter().map(|taker| taker.stored_from.get(&giver.peer).copied().unwrap_or(0) as f64).collect())
+            .map(|giver| {
+                self.swarm.iter().map(|taker| taker.stored_from.get(&giver.peer).copied().unwrap_or(0) as f64).collect()
+            })
             .collect();
         let received: Vec<(String, Vec<f64>)> =
             names.iter().zip(&self.swarm).map(|(name, story)| (name.clone(), vec![story.bytes_in as f64])).collect();
         page.plots(&[
             (matrix("Groups given and taken", "gave", "took", &names, &gave), "Row gave, column took.".into()),
-            (bars("Bytes of group bodies received", "bytes", Extent::FromZero, &["received"], &received), "Without transport overhead.".into()),
+            (
+                bars("Bytes of group bodies received", "bytes", Extent::FromZero, &["received"], &received),
+                "Without transport overhead.".into(),
+            ),
             (self.staleness(), "Versions between a group's policy and its author's newest when it was used.".into()),
         ]);
         page.section("What was dropped");
         let reasons: BTreeSet<&String> = self.swarm.iter().flat_map(|story| story.dropped.keys()).collect();
         if reasons.is_empty() {
-            page.text("Nothing: every group that arrived was stored, and none left the buffer for another reason than use.");
+            page.text(
+                "Nothing: every group that arrived was stored, and none left the buffer for another reason than use.",
+            );
         } else {
             let rows: Vec<Vec<String>> = reasons
                 .iter()
                 .map(|reason| {
-                    let counts = self.swarm.iter().map(|story| story.dropped.get(*reason).copied().unwrap_or(0).to_string());
+                    let counts =
+                        self.swarm.iter().map(|story| story.dropped.get(*reason).copied().unwrap_or(0).to_string());
                     std::iter::once((*reason).clone()).chain(counts).collect()
                 })
                 .collect();
@@ -244,8 +268,12 @@ impl Measured {
             Self::ends(story, |label| label != peer.specialty && learnable(label)),
         ];
         let number = |value: Option<f64>| value.map_or_else(|| "–".into(), |value| format!("{value:.2}"));
-        let mut row =
-            vec![peer.name.to_owned(), side.to_owned(), format!("{} ({}k)", peer.model, story.parameters / 1000), peer.specialty.to_owned()];
+        let mut row = vec![
+            peer.name.to_owned(),
+            side.to_owned(),
+            format!("{} ({}k)", peer.model, story.parameters / 1000),
+            peer.specialty.to_owned(),
+        ];
         row.extend(ends.into_iter().flat_map(|(start, end)| [number(start), number(end)]));
         row
     }
@@ -274,7 +302,12 @@ impl Measured {
         let groups: Vec<(String, Vec<f64>)> = bounds
             .iter()
             .map(|(low, high)| {
-                let uses: u64 = self.swarm.iter().flat_map(|story| story.staleness.range(*low..=*high)).map(|(_, uses)| *uses).sum();
+                let uses: u64 = self
+                    .swarm
+                    .iter()
+                    .flat_map(|story| story.staleness.range(*low..=*high))
+                    .map(|(_, uses)| *uses)
+                    .sum();
                 let name = match (low, high) {
                     (low, high) if low == high => low.to_string(),
                     (low, &u64::MAX) => format!("{low}+"),
@@ -296,7 +329,8 @@ impl Measured {
             .count();
         let mut learnt = Vec::new();
         for (at, peer) in self.plan.peers.iter().enumerate() {
-            for task in self.plan.run.tasks.iter().filter(|task| task.label != peer.specialty && learnable(&task.label)) {
+            for task in self.plan.run.tasks.iter().filter(|task| task.label != peer.specialty && learnable(&task.label))
+            {
                 let only = |label: &str| label == task.label;
                 let ends = (Self::ends(&self.swarm[at], only), Self::ends(&self.alone[at], only));
                 if let ((Some(start), Some(end)), (Some(_), Some(control))) = ends
@@ -308,7 +342,8 @@ impl Measured {
             }
         }
         let learnt = if learnt.is_empty() {
-            "No peer gained 0.15 or more on a task that only others were shown while its control stayed below.".to_owned()
+            "No peer gained 0.15 or more on a task that only others were shown while its control stayed below."
+                .to_owned()
         } else {
             format!("Learnt from others, by 0.15 or more and above the control: {}.", learnt.join("; "))
         };
@@ -349,7 +384,10 @@ mod tests {
                 step: at as u64 * 10,
                 completions: at as u64 * 640,
                 seconds: at as f64,
-                rewards: ["matrix", "spell", "bits", "sort"].iter().map(|label| ((*label).to_owned(), *reward)).collect(),
+                rewards: ["matrix", "spell", "bits", "sort"]
+                    .iter()
+                    .map(|label| ((*label).to_owned(), *reward))
+                    .collect(),
             })
             .collect();
         let mut story = Story { peer: peer.into(), evaluations, ..Story::default() };

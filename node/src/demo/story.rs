@@ -55,8 +55,7 @@ pub(crate) struct Step {
 impl Evaluation {
     /// Mean over the labels that `keep` lets through; `None` where there are none.
     pub(crate) fn mean(&self, keep: impl Fn(&str) -> bool) -> Option<f64> {
-        let kept: Vec<f64> =
-            self.rewards.iter().filter(|(label, _)| keep(label)).map(|(_, reward)| *reward).collect();
+        let kept: Vec<f64> = self.rewards.iter().filter(|(label, _)| keep(label)).map(|(_, reward)| *reward).collect();
         (!kept.is_empty()).then(|| kept.iter().sum::<f64>() / kept.len() as f64)
     }
 }

@@ -1,3 +1,5 @@
+//! Tests of checkpoints.
+
 use serde_json::json;
 
 use super::*;

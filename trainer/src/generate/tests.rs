@@ -1,3 +1,5 @@
+//! Tests of generation.
+
 use super::*;
 use crate::model::preset;
 use crate::tokenizer::TOKENS;

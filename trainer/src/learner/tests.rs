@@ -1,3 +1,5 @@
+//! Tests of the learner.
+
 use super::*;
 use crate::model::preset;
 

@@ -1,3 +1,5 @@
+//! Tests of the losses.
+
 use super::*;
 
 const EACH: [Loss; 4] = [Loss::Grpo, Loss::DrGrpo, Loss::Cispo, Loss::Gspo];

@@ -1,3 +1,5 @@
+//! Tests of the logic task.
+
 use super::*;
 
 /// `P → Q`, `Q → R` and `P`, of three variables.
