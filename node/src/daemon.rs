@@ -42,7 +42,7 @@ use crate::control::{self, Ask, Asked};
 use crate::events::EventLog;
 use crate::folder::{Folder, write_atomically};
 use crate::identity::Identity;
-use crate::status::{Status, resident_bytes};
+use crate::status::{Status, Waiting, resident_bytes};
 use crate::store::Store;
 use crate::web;
 use board::Board;
@@ -61,6 +61,8 @@ pub(crate) fn now_ms() -> u64 {
 const STOP_DEADLINE: Duration = Duration::from_secs(4);
 /// How often memory and disk are looked at.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// A step that takes longer is worth a word.
+const STALLED_MS: u64 = 30_000;
 /// Whole folder sizes are costly to add up: every so many looks.
 const DISK_EVERY: u64 = 10;
 
@@ -268,7 +270,7 @@ impl Daemon {
         };
         let mut trained = spawn_training(thread)?;
         let mut watched = tokio::time::interval(WATCH_EVERY);
-        let mut looks = 0_u64;
+        let (mut looks, mut seen) = (0_u64, (0, now_ms()));
         let mut outcome = Ok(());
         let mut training = true;
         loop {
@@ -277,6 +279,7 @@ impl Daemon {
                 Some(question) = asked.recv() => self.answer(question, net.as_ref()),
                 _ = watched.tick() => {
                     self.watch(looks);
+                    seen = self.stall(seen);
                     looks += 1;
                 }
                 ended = &mut trained, if training => {
@@ -340,6 +343,24 @@ impl Daemon {
         };
         // The asker may have gone away.
         let _ = asked.answer.send(answer);
+    }
+
+    /// Says so where the step after `(steps done, since when)` does not end; what is to be remembered for the next look.
+    fn stall(&self, (step, since_ms): (u64, u64)) -> (u64, u64) {
+        let status = self.board.status();
+        let works = ["training", "warming-up"].contains(&status.state.as_str());
+        if status.step != step || !works {
+            return (status.step, now_ms());
+        }
+        if status.waiting.is_none() && now_ms().saturating_sub(since_ms) > STALLED_MS {
+            let what = if status.state == "training" {
+                format!("the end of step {}", step + 1)
+            } else {
+                "the warm start".into()
+            };
+            self.board.update(|status| status.waiting = Some(Waiting { what, since_ms }));
+        }
+        (step, since_ms)
     }
 
     fn watch(&self, looks: u64) {

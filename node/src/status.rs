@@ -19,6 +19,8 @@ pub(crate) struct Status {
     pub(crate) state: String,
     /// What training waits for, and since when; absent while it works.
     pub(crate) waiting: Option<Waiting>,
+    /// What sharing waits for, and since when; absent while groups come as they are announced.
+    pub(crate) sharing_waiting: Option<Waiting>,
     /// Model preset, and parameters in it.
     pub(crate) model: String,
     /// Trainable parameters.
@@ -213,7 +215,7 @@ impl Status {
                 peer.peer, peer.standing, peer.groups_in, peer.groups_out
             ));
         }
-        if let Some(waiting) = &self.waiting {
+        for waiting in self.waiting.iter().chain(&self.sharing_waiting) {
             let since = waiting.since_ms / 1000;
             lines.push(format!("waiting    for {} since {since} (Unix seconds)", waiting.what));
         }

@@ -46,5 +46,5 @@ pub use crate::event::{GossipTicket, Link, Nat, NetEvent, Verdict};
 pub use crate::exchange::{Exchange, ExchangeError};
 pub use crate::identity::{Key, key_of_seed, key_of_text, peer_text};
 pub use crate::meter::Counters;
-pub use crate::net::{Closed, Net, NetError, PublishError, start};
+pub use crate::net::{Net, NetError, PublishError, start};
 pub use crate::serve::Responder;

@@ -94,11 +94,6 @@ impl PublishError {
     }
 }
 
-/// The network has been shut down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the network is shut down")]
-pub struct Closed;
-
 /// Brings a peer's network up, on the current tokio runtime. Comes back as soon as it listens; bootstrap peers
 /// and the rest are reached later, and need not exist. Events must be read: while nobody does, gossip is lost
 /// and requests wait.

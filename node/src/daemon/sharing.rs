@@ -28,6 +28,7 @@ use super::start::NO_PEERS;
 use super::{judge, now_ms};
 use crate::book::TaskBook;
 use crate::events::EventLog;
+use crate::status::Waiting;
 use crate::store::{Store, Table, Write};
 
 /// What the task works with.
@@ -491,6 +492,14 @@ impl Sharing {
         let (counters, links, listen) = (self.net.counters(), self.net.connected(), self.net.addresses());
         let tally = self.swarm.tally();
         let peers = peers(&self.swarm, &links, &self.given, now);
+        let waits = self.swarm.waiting(now);
+        let waiting = (waits.oldest_ms > SLOW_MS).then(|| Waiting {
+            what: format!(
+                "{} announced groups ({} at no connected peer), {} being fetched, {} being scored",
+                waits.wanted, waits.out_of_reach, waits.fetching, waits.judging
+            ),
+            since_ms: now.saturating_sub(waits.oldest_ms),
+        });
         let mut dropped: BTreeMap<String, u64> = BTreeMap::new();
         for (reason, count) in &tally.refused {
             *dropped.entry(reason.name().to_owned()).or_default() += count;
@@ -510,11 +519,14 @@ impl Sharing {
             status.groups.buffered = self.swarm.buffer().len() as u64;
             status.groups.dropped = dropped;
             status.listen = listen;
+            status.sharing_waiting = waiting;
             status.peers = peers;
         });
     }
 }
 
+/// Groups that are under way for longer are worth a word.
+const SLOW_MS: u64 = 5000;
 /// Peers whose acknowledgements are counted apart, and bans that are passed on.
 const MAX_GIVEN: usize = 4096;
 /// External addresses listed.
