@@ -82,7 +82,7 @@ pub(crate) fn lines(title: &str, x_name: &str, y_name: &str, extent: Extent, ser
         if !named.is_empty() {
             chart
                 .configure_series_labels()
-                .position(SeriesLabelPosition::UpperLeft)
+                .position(SeriesLabelPosition::LowerRight)
                 .background_style(WHITE.mix(0.8))
                 .border_style(FAINT)
                 .label_font(("sans-serif", 12).into_font().color(&INK))
