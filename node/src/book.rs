@@ -70,6 +70,9 @@ pub(crate) enum Unverifiable {
     /// No question follows from the seed.
     #[error("no question follows from its seed: {0}")]
     NoQuestion(String),
+    /// Its question is one that nobody trains on.
+    #[error("its question is held out")]
+    HeldOut,
     /// Another question follows from the seed.
     #[error("index {found} does not follow from its seed, {expected} does")]
     Index {
@@ -186,6 +189,11 @@ impl TaskBook {
     pub(crate) fn question_of(&self, group: &Group) -> Result<Question, Unverifiable> {
         let question = self.question(group.task, group.seed)?;
         if question.index != group.index {
+            let entry = &self.entries[usize::from(group.task)];
+            let theirs = entry.at(group.task, group.seed, group.index).map_err(Unverifiable::NoQuestion)?;
+            if entry.held_out_prompts.contains(&prompt_hash(&theirs.prompt)) {
+                return Err(Unverifiable::HeldOut);
+            }
             return Err(Unverifiable::Index { expected: question.index, found: group.index });
         }
         Ok(question)

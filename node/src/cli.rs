@@ -148,6 +148,9 @@ pub(crate) struct JoinArgs {
     /// After the last step, keep serving groups until stopped.
     #[arg(long)]
     pub(crate) stay: bool,
+    /// End when the process that started this one does.
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
 }
 
 /// The daemon a verb speaks to.
@@ -178,19 +181,25 @@ pub(crate) struct ExportArgs {
 /// `identity …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum IdentityVerb {
-    /// Print the peer id of a key.
-    #[command(after_help = "Example: swarmloom identity show --file ~/.local/share/swarmloom/identity.key")]
+    /// Print the peer id that `join` has with a run, or that of a key file.
+    #[command(after_help = "Example: swarmloom identity show run.toml")]
     Show {
-        /// The key file.
+        /// The run file or invite; the only data folder on this machine when absent.
+        #[arg(value_name = "RUN.toml|INVITE")]
+        run: Option<String>,
+        /// The data folder.
         #[arg(long)]
+        data_dir: Option<PathBuf>,
+        /// A key file.
+        #[arg(long, conflicts_with_all = ["run", "data_dir"])]
         file: Option<PathBuf>,
     },
-    /// Make a new key.
-    #[command(after_help = "Example: swarmloom identity new --file second.key")]
+    /// Make a key, for `join --identity`.
+    #[command(after_help = "Example: swarmloom identity new --file my.key")]
     New {
         /// The key file; an existing one is not overwritten.
         #[arg(long)]
-        file: Option<PathBuf>,
+        file: PathBuf,
     },
 }
 

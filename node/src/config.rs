@@ -387,6 +387,9 @@ impl Default for LimitsTable {
     }
 }
 
+/// Examples of one task that a warm start keeps in memory.
+const MAX_EXAMPLES: u32 = 100_000;
+
 fn hardened() -> String {
     "hardened".into()
 }
@@ -531,7 +534,7 @@ impl RunFile {
             "peer.tasks",
             "at least one task needs a weight above 0".into(),
         );
-        let ranges: [(&str, f64, f64, f64); 17] = [
+        let ranges: [(&str, f64, f64, f64); 21] = [
             ("training.group_size", f64::from(self.training.group_size), 2.0, 64.0),
             ("training.temperature", self.training.temperature, 0.05, 5.0),
             ("training.learning_rate", self.training.learning_rate, 0.0, 1.0),
@@ -548,6 +551,10 @@ impl RunFile {
             ("sharing.imitation_weight", self.sharing.imitation_weight, 0.0, 100.0),
             ("sharing.buffer_groups", f64::from(self.sharing.buffer_groups), 1.0, 65_536.0),
             ("peer.warm_start.batch", f64::from(self.peer.warm_start.batch), 1.0, 65_536.0),
+            ("peer.warm_start.steps", f64::from(self.peer.warm_start.steps), 0.0, 1e6),
+            ("peer.warm_start.learning_rate", self.peer.warm_start.learning_rate, 0.0, 1.0),
+            ("network.max_connections", f64::from(self.network.max_connections), 4.0, 65_535.0),
+            ("sharing.max_uses", f64::from(self.sharing.max_uses), 1.0, 1e6),
             ("limits.disk_mib", self.limits.disk_mib as f64, 16.0, 1e9),
         ];
         for (path, value, low, high) in ranges {
@@ -555,6 +562,13 @@ impl RunFile {
         }
         if let Some(tokens) = self.training.max_new_tokens {
             check((1..=4096).contains(&tokens), "training.max_new_tokens", format!("{tokens} is outside 1 to 4096"));
+        }
+        if let Some(cap) = self.training.ratio_cap {
+            check((1.0..=1e6).contains(&cap), "training.ratio_cap", format!("{cap} is outside 1 to 1000000"));
+        }
+        for (label, count) in &self.peer.warm_start.examples {
+            let path = format!("peer.warm_start.examples.{label}");
+            check(*count <= MAX_EXAMPLES, &path, format!("{count} examples; at most {MAX_EXAMPLES} are kept"));
         }
         if let Some(threads) = self.limits.threads {
             check((1..=1024).contains(&threads), "limits.threads", format!("{threads} is outside 1 to 1024"));
@@ -572,9 +586,9 @@ impl RunFile {
             );
         }
         check(
-            self.sharing.local + self.sharing.top_up + self.sharing.external > 0,
+            self.sharing.local + self.sharing.top_up > 0,
             "sharing.local",
-            "with no own groups and none of others there is nothing to learn from".into(),
+            "without own groups (sharing.local and sharing.top_up are 0) there is nothing to learn from until others come".into(),
         );
         check(
             ["grpo", "dr-grpo", "cispo", "gspo"].contains(&self.training.loss.as_str()),
@@ -633,7 +647,8 @@ pub(crate) fn locate(name: &str, text: &str, path: &str, message: &str) -> Locat
     located(name, start.map_or((0, 0), |start| place(text, start)), &format!("{path}: {message}"))
 }
 
-fn located(name: &str, (line, column): (usize, usize), message: &str) -> Located {
+/// An error at a place; line and column 0 stand for the whole.
+pub(crate) fn located(name: &str, (line, column): (usize, usize), message: &str) -> Located {
     Located { file: name.to_owned(), line, column, message: message.to_owned() }
 }
 

@@ -32,12 +32,12 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use swarmloom_net::{Net, NetEvent};
 use swarmloom_protocol::id::{PeerKey, RunId, Signer};
-use swarmloom_protocol::run::{Invite, RunSpec};
+use swarmloom_protocol::run::RunSpec;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::book::TaskBook;
 use crate::cli::JoinArgs;
-use crate::config::RunFile;
+use crate::config::{ConfigErrors, RunFile, located};
 use crate::control::{self, Ask, Asked};
 use crate::events::EventLog;
 use crate::folder::{Folder, write_atomically};
@@ -80,6 +80,11 @@ pub(crate) fn join(args: &JoinArgs) -> anyhow::Result<()> {
     if let Some(mib) = file.limits.memory_mib {
         limits::hold_memory(mib).context("limits.memory_mib cannot be held on this system")?;
     }
+    #[cfg(target_os = "linux")]
+    if args.with_parent {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+            .context("this system does not tell of the end of the process that started this one")?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .max_blocking_threads(4)
@@ -104,6 +109,22 @@ struct Daemon {
     events: Arc<EventLog>,
     board: Board,
     gate: Arc<Gate>,
+}
+
+/// The network, and the store that it began from.
+#[derive(Debug)]
+struct Network {
+    net: Net,
+    events: mpsc::Receiver<NetEvent>,
+    store: Arc<Store>,
+}
+
+/// How far training was at a look, and since when.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    step: u64,
+    state: String,
+    since_ms: u64,
 }
 
 impl Daemon {
@@ -139,38 +160,46 @@ impl Daemon {
             true => Some(self.start_network().await?),
             false => None,
         };
-        let net = network.as_ref().map(|(net, _)| net.clone());
+        let net = network.as_ref().map(|network| network.net.clone());
         let described = match described {
             Some(described) => Some(described),
             None => self.described(network.as_mut(), &mut asked, stopped.clone()).await?,
         };
         let outcome = match described {
             // Stopped before the run's description came.
-            None => Ok(()),
-            Some((spec, book)) => self.train(spec, book, network, &mut asked, stop, stopped, stay).await,
+            None => {
+                if let Some(net) = net {
+                    net.shutdown().await;
+                }
+                Ok(())
+            }
+            Some((spec, book)) => self.train(spec, book, network, &mut asked, (stop, stopped), stay).await,
         };
-        if let Some(net) = net {
-            net.shutdown().await;
-        }
         // The socket's owner is gone; a stale name would only be replaced at the next start.
         let _ = std::fs::remove_file(self.folder.socket());
         self.events.emit(now_ms(), "stopped", &json!({ "well": outcome.is_ok() }));
         outcome
     }
 
-    async fn start_network(&self) -> anyhow::Result<(Net, mpsc::Receiver<NetEvent>)> {
-        let store = Store::open(&self.folder.store())?.0;
-        let known = start::known_addresses(&store);
-        drop(store);
+    async fn start_network(&self) -> anyhow::Result<Network> {
+        let (store, moved) = Store::open(&self.folder.store())?;
+        if let Some(moved) = moved {
+            self.board.problem(
+                format!("the store was damaged and moved to {}", moved.display()),
+                "peers, scores and the buffer begin anew; check the disk if it happens again".into(),
+            );
+        }
+        let known = start::known_addresses(&store).into_values().map(|known| known.address).collect();
         let config = start::net_config(&self.file, self.seed, &self.run, known);
-        swarmloom_net::start(config).await.context("the network cannot start")
+        let (net, events) = swarmloom_net::start(config).await.context("the network cannot start")?;
+        Ok(Network { net, events, store: Arc::new(store) })
     }
 
     /// The run's description for a peer that has an invite only: kept from an earlier start, or asked of whoever is
     /// reached. `None` where it was stopped meanwhile.
     async fn described(
         &self,
-        network: Option<&mut (Net, mpsc::Receiver<NetEvent>)>,
+        network: Option<&mut Network>,
         asked: &mut mpsc::Receiver<Asked>,
         stopped: watch::Receiver<bool>,
     ) -> anyhow::Result<Option<(RunSpec, TaskBook)>> {
@@ -181,7 +210,7 @@ impl Daemon {
                 return Ok(Some((spec.clone(), TaskBook::from_spec(&spec)?)));
             }
         }
-        let Some((net, events)) = network else {
+        let Some(Network { net, events, .. }) = network else {
             bail!("an invite names a run by its hash; learning what it is takes a network, which is switched off here");
         };
         self.board.wait_for(Some("the run's description from a peer of the invite"));
@@ -201,24 +230,23 @@ impl Daemon {
         Ok(Some((spec, book)))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the parts that were started one after the other come together here")]
     async fn train(
         &self,
         spec: RunSpec,
         book: TaskBook,
-        network: Option<(Net, mpsc::Receiver<NetEvent>)>,
+        network: Option<Network>,
         asked: &mut mpsc::Receiver<Asked>,
-        stop: watch::Sender<bool>,
-        mut stopped: watch::Receiver<bool>,
+        (stop, mut stopped): (watch::Sender<bool>, watch::Receiver<bool>),
         stay: bool,
     ) -> anyhow::Result<()> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let course = Course::settle(&self.file, self.run, self.key, book.clone(), cores).map_err(|wrong| {
-            anyhow::anyhow!(wrong.iter().map(|(field, why)| format!("{field}: {why}")).collect::<Vec<_>>().join("\n"))
+        let course = Course::settle(&self.file, &spec, self.key, book.clone(), cores).map_err(|wrong| {
+            let at = |(field, why): (String, String)| located("the settings", (0, 0), &format!("{field}: {why}"));
+            ConfigErrors(wrong.into_iter().map(at).collect())
         })?;
         self.board.update(|status| {
             status.run_name.clone_from(&spec.name);
-            status.parameters = course.model.parameters() as u64;
+            status.parameters = course.model.parameters();
             status.device = course.device.to_string();
         });
         self.events.emit(
@@ -230,33 +258,25 @@ impl Daemon {
                 "sharing": network.is_some(), "version": env!("CARGO_PKG_VERSION"),
             }),
         );
-        let (store, moved) = Store::open(&self.folder.store())?;
-        if let Some(moved) = moved {
-            self.board.problem(
-                format!("the store was damaged and moved to {}", moved.display()),
-                "peers, scores and the buffer begin anew; check the disk if it happens again".into(),
-            );
-        }
-        let store = Arc::new(store);
-        let net = network.as_ref().map(|(net, _)| net.clone());
+        let net = network.as_ref().map(|network| network.net.clone());
         let (mut sharing, mut link, mut first_counter) = (None, None, 0);
-        if let Some((net, events)) = network {
+        if let Some(Network { net, events, store }) = network {
             let (training_end, sharing_end) = link::link().context("sharing cannot start")?;
-            let restored = start::sharing(
-                &self.file,
-                &spec,
-                book,
-                self.seed,
-                course.model.tag(),
-                net,
-                &store,
-                &self.events,
-                &self.board,
-            )?;
+            let parts = start::Parts {
+                file: &self.file,
+                spec: &spec,
+                seed: self.seed,
+                store: &store,
+                events: &self.events,
+                board: &self.board,
+                is_first: !self.was_used(),
+            };
+            let restored = start::sharing(parts, book, &course, net)?;
             first_counter = restored.next_counter;
             link = Some(Box::new(training_end) as Box<dyn Rollouts>);
             sharing = Some(tokio::spawn(restored.sharing.run(events, sharing_end, stopped.clone())));
         }
+        let disk = limits::disk_shares(self.file.limits.disk_mib);
         let thread = Thread {
             course,
             folder: self.folder.clone(),
@@ -265,12 +285,12 @@ impl Daemon {
             gate: self.gate.clone(),
             rollouts: link,
             first_counter,
-            checkpoints_bytes: limits::disk_shares(self.file.limits.disk_mib).checkpoints_bytes,
+            checkpoints_bytes: disk.checkpoints_bytes,
             memory_bytes: self.file.limits.memory_mib.map(|mib| mib << 20),
         };
         let mut trained = spawn_training(thread)?;
         let mut watched = tokio::time::interval(WATCH_EVERY);
-        let (mut looks, mut seen) = (0_u64, (0, now_ms()));
+        let (mut looks, mut seen) = (0_u64, Seen::default());
         let mut outcome = Ok(());
         let mut training = true;
         loop {
@@ -290,22 +310,49 @@ impl Daemon {
                         break;
                     }
                 }
+                () = ended_early(&mut sharing), if sharing.is_some() => {
+                    sharing = None;
+                    self.board.problem(
+                        "sharing has ended: this peer trains alone".into(),
+                        "see the log, and start again: nothing acknowledged is lost".into(),
+                    );
+                }
             }
         }
         self.gate.stop();
         // Nobody else listens to this any more if it fails.
         let _ = stop.send(true);
-        if training {
-            match tokio::time::timeout(STOP_DEADLINE, trained).await {
-                Ok(ended) => outcome = self.ended(ended),
-                Err(_) => tracing::warn!("the step in progress was abandoned; the last checkpoint stands"),
+        let end_training = async {
+            match training {
+                true => tokio::time::timeout(STOP_DEADLINE, trained).await.ok(),
+                false => None,
             }
+        };
+        let end_network = async {
+            if let Some(sharing) = sharing {
+                // It gives its own jobs a deadline.
+                let _ = tokio::time::timeout(STOP_DEADLINE / 2, sharing).await;
+            }
+            if let Some(net) = &net {
+                net.shutdown().await;
+            }
+        };
+        // Side by side: neither may use up the other's time.
+        let (ended, ()) = tokio::join!(end_training, end_network);
+        match ended {
+            Some(ended) => self.ended(ended),
+            None if training => Err(anyhow::anyhow!(
+                "the step in progress did not end within {} s and was left; the checkpoint before it stands",
+                STOP_DEADLINE.as_secs()
+            )),
+            None => outcome,
         }
-        if let Some(sharing) = sharing {
-            // It gives its own jobs a deadline.
-            let _ = tokio::time::timeout(STOP_DEADLINE, sharing).await;
-        }
-        outcome
+    }
+
+    /// Whether this key may have signed groups of this run before, by what lies in the folder, or because it came from
+    /// elsewhere.
+    fn was_used(&self) -> bool {
+        self.folder.checkpoints().exists() || self.file.peer.identity.is_some()
     }
 
     fn ended(&self, ended: Result<Result<Progress, TrainingError>, oneshot::error::RecvError>) -> anyhow::Result<()> {
@@ -338,29 +385,29 @@ impl Daemon {
             }
             Ask::Invite => {
                 let addresses = net.map(Net::addresses).unwrap_or_default();
-                json!({ "invite": Invite { run: self.run, addresses }.to_string() })
+                json!({ "invite": crate::runs::invitation(self.run, addresses).to_string() })
             }
         };
         // The asker may have gone away.
         let _ = asked.answer.send(answer);
     }
 
-    /// Says so where the step after `(steps done, since when)` does not end; what is to be remembered for the next look.
-    fn stall(&self, (step, since_ms): (u64, u64)) -> (u64, u64) {
+    /// Says so where a step does not end; what is to be remembered for the next look.
+    fn stall(&self, seen: Seen) -> Seen {
         let status = self.board.status();
+        let now = Seen { step: status.step, state: status.state.clone(), since_ms: now_ms() };
         let works = ["training", "warming-up"].contains(&status.state.as_str());
-        if status.step != step || !works {
-            return (status.step, now_ms());
+        if !works || (now.step, &now.state) != (seen.step, &seen.state) {
+            return now;
         }
-        if status.waiting.is_none() && now_ms().saturating_sub(since_ms) > STALLED_MS {
-            let what = if status.state == "training" {
-                format!("the end of step {}", step + 1)
-            } else {
-                "the warm start".into()
+        if status.waiting.is_none() && now.since_ms.saturating_sub(seen.since_ms) > STALLED_MS {
+            let what = match status.state.as_str() {
+                "training" => format!("the end of step {}", seen.step + 1),
+                _ => "the warm start's end".into(),
             };
-            self.board.update(|status| status.waiting = Some(Waiting { what, since_ms }));
+            self.board.update(|status| status.waiting = Some(Waiting { what, since_ms: seen.since_ms }));
         }
-        (step, since_ms)
+        seen
     }
 
     fn watch(&self, looks: u64) {
@@ -388,6 +435,14 @@ impl Daemon {
 pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A sender that is gone means the same.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Ends when the task does, with its panic in the log.
+async fn ended_early(sharing: &mut Option<tokio::task::JoinHandle<()>>) {
+    let Some(sharing) = sharing else { return std::future::pending().await };
+    if let Err(error) = sharing.await {
+        tracing::error!(%error, "the sharing task ended badly");
+    }
 }
 
 /// Starts the thread; its end comes through the channel, a panic as the channel's closing.

@@ -53,21 +53,31 @@ pub(crate) async fn run(args: &DemoArgs, as_json: bool) -> anyhow::Result<()> {
     let bars = MultiProgress::new();
     let mut members = tokio::select! {
         members = start(&plan, &out, &bars) => members?,
-        _ = tokio::signal::ctrl_c() => bail!("stopped by Ctrl-C while the peers were starting"),
+        () = told_to_end() => bail!("stopped while the peers were starting"),
     };
     let watched = tokio::select! {
         watched = watch(&mut members, &bars, began) => watched,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("stopped by Ctrl-C; what the peers wrote is in {}", out.display())),
+        () = told_to_end() => Err(anyhow::anyhow!("stopped; what the peers wrote is in {}", out.display())),
     };
-    let mut stopped = Ok(());
     let mut folders = Vec::new();
+    let mut ends = tokio::task::JoinSet::new();
     for member in members {
         folders.push((member.alone, member.folder));
         member.bar.finish_and_clear();
-        if let Err(error) = member.process.stop(STOP_DEADLINE).await {
-            stopped = Err(error);
-        }
+        ends.spawn(member.process.stop(STOP_DEADLINE));
     }
+    // All at once; a second word from the person ends them where they are, for dropping a process kills it.
+    let all = async {
+        let mut all = Ok(());
+        while let Some(end) = ends.join_next().await {
+            all = all.and(end.map_err(anyhow::Error::from).and_then(|end| end.map_err(Into::into)));
+        }
+        all
+    };
+    let stopped = tokio::select! {
+        stopped = all => stopped,
+        () = told_to_end() => Err(anyhow::anyhow!("stopped before every peer had ended")),
+    };
     watched?;
     stopped?;
     let stories = |side: bool| -> anyhow::Result<Vec<story::Story>> {
@@ -79,7 +89,8 @@ pub(crate) async fn run(args: &DemoArgs, as_json: bool) -> anyhow::Result<()> {
     let measured =
         Measured { plan, swarm: stories(false)?, alone: stories(true)?, seconds: began.elapsed().as_secs_f64() };
     let page = out.join("report.html");
-    let command = format!("swarmloom demo --seed {} --steps {}", args.seed, measured.plan.steps);
+    let short = if args.short { " --short" } else { "" };
+    let command = format!("swarmloom demo --seed {} --steps {}{short}", args.seed, measured.plan.steps);
     write_atomically(&page, measured.page(&command).as_bytes())?;
     write_atomically(&out.join("held-out.svg"), measured.headline().as_bytes())?;
     let document = measured.json(&page.display().to_string());
@@ -93,6 +104,19 @@ pub(crate) async fn run(args: &DemoArgs, as_json: bool) -> anyhow::Result<()> {
         open(&page);
     }
     Ok(())
+}
+
+/// Ctrl-C, or what a supervisor sends. The peers end with this process in any case.
+async fn told_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut hang_up)) = (signal(SignalKind::terminate()), signal(SignalKind::hangup())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
+    }
 }
 
 /// The output folder, empty of an earlier demo. A folder that holds anything else is left alone.
@@ -131,7 +155,8 @@ async fn start(plan: &Plan, out: &Path, bars: &MultiProgress) -> anyhow::Result<
             let file = plan.run_file(peer, folder.path(), &bootstrap, alone);
             let run = home.join("run.toml");
             write_atomically(&run, toml::to_string(&file)?.as_bytes())?;
-            let mut arguments = vec!["join".to_owned(), run.display().to_string(), "--stay".to_owned()];
+            let mut arguments =
+                vec!["join".to_owned(), run.display().to_string(), "--stay".to_owned(), "--with-parent".to_owned()];
             if alone {
                 arguments.push("--alone".into());
             }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::daemon::entry::is_running;
 use crate::folder::{Folder, user_data};
 use crate::say;
 use crate::status::Problem;
@@ -43,7 +44,7 @@ fn look() -> Findings {
     findings.gpu();
     findings.disk(&user_data());
     findings.sockets();
-    let daemons = Folder::all().into_iter().filter(|folder| folder.take().is_err()).count();
+    let daemons = Folder::all().into_iter().filter(is_running).count();
     findings.fact("daemons", format!("{daemons} running with data in {}", user_data().join("runs").display()));
     findings
 }

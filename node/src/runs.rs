@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
-use swarmloom_protocol::id::Signer;
-use swarmloom_protocol::run::Invite;
+use swarmloom_protocol::id::{PeerKey, RunId, Signer};
+use swarmloom_protocol::run::{Invite, MAX_INVITE_ADDRESSES, MAX_INVITE_BYTES};
 
 use crate::book::TaskBook;
 use crate::cli::{DaemonArgs, ExportArgs, IdentityVerb, InviteArgs, RunVerb};
-use crate::config::{ConfigErrors, RunFile};
+use crate::config::{ConfigErrors, RunFile, located};
 use crate::control::{self, Ask};
 use crate::daemon::course::Course;
 use crate::daemon::entry::{self, Entry};
-use crate::folder::{Folder, user_data, write_atomically};
+use crate::folder::{Folder, write_atomically};
 use crate::identity::Identity;
 use crate::status::Status;
 use crate::{errors_document, say, template};
@@ -35,6 +35,7 @@ pub(crate) fn new(RunVerb::New { name, out }: &RunVerb, as_json: bool) -> anyhow
     let (spec, _) = TaskBook::from_table("the new run file", &text, table)?;
     let document = json!({ "run": spec.id().to_string(), "file": out.display().to_string() });
     if out == Path::new("-") {
+        let document = json!({ "run": document["run"], "file": "-", "text": text });
         return say(as_json, &document, || text.trim_end().to_owned());
     }
     if out.exists() {
@@ -83,8 +84,26 @@ pub(crate) fn invite(args: &InviteArgs, as_json: bool) -> anyhow::Result<()> {
             path.display()
         );
     }
-    let invite = Invite { run: place.run, addresses };
+    let invite = invitation(place.run, addresses);
     say(as_json, &json!({ "invite": invite.to_string() }), || invite.to_string())
+}
+
+/// An invite with as many of the addresses as fit, in their order; those of the loopback only where there are no others.
+pub(crate) fn invitation(run: RunId, addresses: Vec<String>) -> Invite {
+    let is_local = |address: &String| ["/ip4/127.", "/ip6/::1/"].iter().any(|start| address.starts_with(start));
+    let all_local = addresses.iter().all(is_local);
+    let mut invite = Invite { run, addresses: Vec::new() };
+    for address in addresses {
+        if (is_local(&address) && !all_local) || invite.addresses.contains(&address) {
+            continue;
+        }
+        invite.addresses.push(address);
+        if invite.addresses.len() > MAX_INVITE_ADDRESSES || invite.to_string().len() > MAX_INVITE_BYTES {
+            invite.addresses.pop();
+            break;
+        }
+    }
+    invite
 }
 
 /// `status`.
@@ -134,14 +153,36 @@ pub(crate) fn export(args: &ExportArgs, as_json: bool) -> anyhow::Result<()> {
 /// # Errors
 /// A key file that is missing, exists already, or is no key file.
 pub(crate) fn identity(verb: &IdentityVerb, as_json: bool) -> anyhow::Result<()> {
-    let path_or_default = |file: &Option<PathBuf>| file.clone().unwrap_or_else(|| user_data().join("identity.key"));
     let identity = match verb {
-        IdentityVerb::Show { file } => Identity::read(&path_or_default(file))?,
-        IdentityVerb::New { file } => Identity::create(&path_or_default(file))?,
+        IdentityVerb::Show { file: Some(file), .. } => Identity::read(file)?,
+        IdentityVerb::Show { file: None, run, data_dir } => {
+            Identity::read(&key_file(run.as_deref(), data_dir.as_deref())?)?
+        }
+        IdentityVerb::New { file } => Identity::create(file)?,
     };
     let peer = swarmloom_net::peer_text(&Signer::from_seed(&identity.seed()).key().0);
     let document = json!({ "peer": peer, "file": identity.path().display().to_string() });
     say(as_json, &document, || format!("{peer}  ({})", identity.path().display()))
+}
+
+/// The key that `join` uses for a run file or invite, or in the only data folder of this machine.
+fn key_file(run: Option<&str>, data_dir: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let (stated, folder) = match run {
+        Some(run) => {
+            let entry = Entry::read(run)?;
+            let stated = match &entry {
+                Entry::File { file, .. } => file.peer.identity.clone(),
+                Entry::Invite(_) => None,
+            };
+            (stated, entry.place(data_dir)?.folder)
+        }
+        None => (None, data_dir.map(Folder::at).map_or_else(|| only_folder(Folder::all()), Ok)?),
+    };
+    let path = stated.unwrap_or_else(|| folder.identity());
+    if !path.exists() {
+        bail!("there is no key at {} yet: `swarmloom join` makes one, or name a file with --file", path.display());
+    }
+    Ok(path)
 }
 
 /// `config check`.
@@ -154,8 +195,11 @@ pub(crate) fn check(path: &Path, as_json: bool) -> anyhow::Result<()> {
             say(as_json, &json!({ "ok": true, "errors": [], "run": run }), || format!("{} is sound", path.display()))
         }
         Err(error) => {
-            if let (true, Some(errors)) = (as_json, error.downcast_ref::<ConfigErrors>()) {
-                say(true, &errors_document(errors), String::new)?;
+            if as_json {
+                let whole = || ConfigErrors(vec![located(&path.display().to_string(), (0, 0), &format!("{error:#}"))]);
+                let errors =
+                    error.downcast_ref::<ConfigErrors>().map_or_else(whole, |errors| ConfigErrors(errors.0.clone()));
+                say(true, &errors_document(&errors), String::new)?;
             }
             Err(error)
         }
@@ -168,12 +212,11 @@ fn check_file(path: &Path) -> anyhow::Result<Option<String>> {
     let file = RunFile::parse(&name, &text)?;
     let Some(table) = &file.run else { return Ok(None) };
     let (spec, book) = TaskBook::from_table(&name, &text, table)?;
-    Course::settle(&file, spec.id(), swarmloom_protocol::id::PeerKey([0; 32]), book, 1)
-        .map_err(|wrong| located(&name, &text, &wrong))?;
+    Course::settle(&file, &spec, PeerKey([0; 32]), book, 1).map_err(|wrong| at_their_places(&name, &text, &wrong))?;
     Ok(Some(spec.id().to_string()))
 }
 
-fn located(name: &str, text: &str, wrong: &[(String, String)]) -> ConfigErrors {
+fn at_their_places(name: &str, text: &str, wrong: &[(String, String)]) -> ConfigErrors {
     ConfigErrors(wrong.iter().map(|(path, message)| crate::config::locate(name, text, path, message)).collect())
 }
 
@@ -191,5 +234,24 @@ fn only_folder(all: Vec<Folder>) -> anyhow::Result<Folder> {
             several.len(),
             several.iter().map(|folder| folder.path().display().to_string()).collect::<Vec<_>>().join("\n  ")
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invite_holds_what_fits_and_no_loopback_beside_real_addresses() {
+        let run = RunId([1; 32]);
+        let many: Vec<String> = (0..30).map(|at| format!("/ip4/10.0.0.{at}/tcp/4001")).collect();
+        let local = ["/ip4/127.0.0.1/tcp/1".to_owned(), "/ip4/127.0.0.1/tcp/1".to_owned()];
+        let mixed = invitation(run, [local.to_vec(), many.clone()].concat());
+        assert_eq!(mixed.addresses, many[..MAX_INVITE_ADDRESSES]);
+        assert_eq!(invitation(run, local.to_vec()).addresses, local[..1]);
+        let long: Vec<String> = (0..9).map(|at| format!("/dns4/{}{at}.example/tcp/1", "x".repeat(600))).collect();
+        let invite = invitation(run, long);
+        assert_eq!(invite.to_string().parse::<Invite>().expect("it can be read"), invite);
+        assert_eq!(invite.addresses.len(), 6);
     }
 }

@@ -88,6 +88,8 @@ pub(crate) struct Rewards {
 pub(crate) struct Groups {
     /// Own groups announced.
     pub(crate) shared: u64,
+    /// Own groups not announced, being more than the run allows an author.
+    pub(crate) held_back: u64,
     /// Acknowledgements of own groups, each from one peer for one group.
     pub(crate) acknowledged: u64,
     /// Groups of others stored.
@@ -193,8 +195,9 @@ impl Status {
             lines.push(format!("           {task}: {value:.3}"));
         }
         lines.push(format!(
-            "groups     {} shared, {} acknowledged by others, {} stored, {} used, {} in the buffer",
-            self.groups.shared, self.groups.acknowledged, self.groups.stored, self.groups.used, self.groups.buffered
+            "groups     {} shared ({} held back: more than the run allows), {} acknowledged by others, {} stored, {} used, \
+             {} in the buffer",
+            self.groups.shared, self.groups.held_back, self.groups.acknowledged, self.groups.stored, self.groups.used, self.groups.buffered
         ));
         for (reason, count) in &self.groups.dropped {
             lines.push(format!("           dropped, {reason}: {count}"));

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use swarmloom_tasks::{Mode, Task};
 
 use crate::cli::{ModeArg, TaskVerb};
+use crate::runs::Usage;
 
 /// The longest line `task score` reads.
 const MAX_LINE_BYTES: usize = 1 << 20;
@@ -127,5 +128,5 @@ fn score(mut input: impl BufRead, mut out: impl Write, config: Option<&Value>, m
 }
 
 fn parse_config(text: &str) -> anyhow::Result<Value> {
-    serde_json::from_str(text).with_context(|| format!("--config is not JSON: {text}"))
+    serde_json::from_str(text).map_err(|error| Usage(format!("--config is not JSON ({error}): {text}")).into())
 }

@@ -50,6 +50,9 @@ async fn health(State(status): State<watch::Receiver<Status>>) -> impl IntoRespo
     if status.state == "failed" {
         return (StatusCode::SERVICE_UNAVAILABLE, "training has failed; see /status\n".to_owned());
     }
+    if let (Some(waiting), false) = (&status.waiting, status.state == "paused") {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{}: waits for {}\n", status.state, waiting.what));
+    }
     (StatusCode::OK, format!("{}\n", status.state))
 }
 

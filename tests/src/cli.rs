@@ -45,13 +45,14 @@ fn wrong_usage_and_wrong_configuration_leave_with_two_and_name_what_is_wrong() {
     let run = home.path().join("run.toml");
     RunFile { training: "group_size = 1".into(), ..RunFile::small(1) }.write(&run, &[]);
     let run = run.display().to_string();
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["weave"], "weave"),
         (&["join", "/nowhere/run.toml"], "/nowhere/run.toml"),
         (&["join", &run], "training.group_size"),
         (&["config", "check", &run], "training.group_size"),
         (&["task", "sample", "chess"], "chess"),
         (&["task", "sample", "bf", "--config", "{\"difficulty\": 9}"], "difficulty"),
+        (&["task", "sample", "bf", "--config", "difficulty"], "not JSON"),
         (&["join", "swarmloom:abc"], "invite"),
     ];
     for (arguments, named) in cases {

@@ -82,6 +82,8 @@ fn pause() {
 #[derive(Debug, Clone)]
 pub(crate) struct RunFile {
     pub(crate) nonce: u8,
+    /// Lines of `[run.limits]`.
+    pub(crate) run_limits: String,
     /// Lines at the end of `[peer]`, `[sharing]`, `[training]`, `[network]` and `[limits]`.
     pub(crate) peer: String,
     pub(crate) sharing: String,
@@ -95,6 +97,7 @@ impl RunFile {
     pub(crate) fn small(nonce: u8) -> Self {
         Self {
             nonce,
+            run_limits: String::new(),
             peer: String::new(),
             sharing: String::new(),
             training: String::new(),
@@ -104,7 +107,7 @@ impl RunFile {
     }
 
     pub(crate) fn write(&self, path: &Path, bootstrap: &[String]) {
-        let Self { nonce, peer, sharing, training, network, limits } = self;
+        let Self { nonce, run_limits, peer, sharing, training, network, limits } = self;
         let text = format!(
             r#"
 [run]
@@ -117,6 +120,8 @@ task = "spell_backward/short"
 [[run.tasks]]
 label = "bits"
 task = "count_bits/byte"
+[run.limits]
+{run_limits}
 [peer]
 model = "pico"
 device = "cpu"

@@ -97,6 +97,67 @@ fn what_was_acknowledged_is_still_there_after_a_kill() {
     assert!(lost.is_empty(), "{} of {} are lost: {lost:?}", lost.len(), acknowledged.len());
 }
 
+#[test]
+fn a_peer_that_is_told_to_end_still_acknowledges_what_it_stored() {
+    let home = tempfile::tempdir().expect("a folder");
+    let (giver_run, taker_run) = (home.path().join("giver.toml"), home.path().join("taker.toml"));
+    RunFile::small(35).write(&giver_run, &[]);
+    let mut giver = Daemon::start(home.path(), "giver", &giver_run, &[]);
+    let addresses = giver.addresses();
+    RunFile::small(35).write(&taker_run, &addresses);
+    let mut taker = Daemon::start(home.path(), "taker", &taker_run, &[]);
+    taker.wait_status("stored groups", SOON, |status| status["groups"]["stored"].as_u64() > Some(30));
+    taker.signal("INT");
+    assert!(taker.wait(Duration::from_secs(5)).success(), "{}", taker.log());
+    let stored = ids(&taker.events("group_stored"));
+    let missing = || {
+        let acknowledged = ids(&giver.events("group_acknowledged"));
+        stored.difference(&acknowledged).next().is_none().then_some(())
+    };
+    wait_for("an acknowledgement of every stored group", Duration::from_secs(10), missing);
+}
+
+#[test]
+fn a_peer_that_lost_its_store_says_so_and_uses_no_counter_twice() {
+    let home = tempfile::tempdir().expect("a folder");
+    let run = home.path().join("run.toml");
+    RunFile::small(36).write(&run, &[]);
+    let mut peer = Daemon::start(home.path(), "peer", &run, &[]);
+    peer.wait_status("steps", SOON, |status| status["step"].as_u64() >= Some(12));
+    peer.kill();
+    std::fs::write(peer.folder.join("store/conf"), "no configuration at all").expect("damage");
+    let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_millis() as u64;
+    peer.restart();
+    let status = peer.wait_status("steps again", SOON, |status| status["state"] == "training");
+    assert!(status["problems"].to_string().contains("the store was damaged and moved"), "{status}");
+    let restored = peer.events("restored");
+    assert_eq!(restored[0]["next_counter"], 0);
+    assert!(restored[1]["next_counter"].as_u64() >= Some(began), "{}", restored[1]);
+}
+
+#[test]
+fn settings_that_a_run_does_not_allow_are_refused_before_anything_is_shared() {
+    let home = tempfile::tempdir().expect("a folder");
+    let (run, settings) = (home.path().join("run.toml"), home.path().join("settings.toml"));
+    let limits = "max_completions = 4".to_owned();
+    RunFile { run_limits: limits, training: "group_size = 4".into(), ..RunFile::small(37) }.write(&run, &[]);
+    let mut first = Daemon::start(home.path(), "first", &run, &[]);
+    first.addresses();
+    let folder = first.folder.display().to_string();
+    let invite = json(home.path(), &["invite", &run.display().to_string(), "--data-dir", &folder, "--json"]);
+    let text_of = "[peer]\ndevice = \"cpu\"\n[training]\nevaluate_questions = 24\n[network]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\nmdns = false\nupnp = false\n";
+    std::fs::write(&settings, text_of).expect("a file");
+    let second = home.path().join("second").display().to_string();
+    let arguments = ["join", invite["invite"].as_str().expect("an invite"), "--data-dir", &second, "--settings"];
+    let refused = output(home.path(), &[&arguments[..], &[&settings.display().to_string()]].concat());
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+    assert!(
+        text(&refused.stderr).contains("training.group_size: the run allows groups of 4"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
+
 /// Ids of the groups in a stopped daemon's store, as the daemon itself reads them at its next start.
 pub(crate) fn stored(daemon: &mut Daemon) -> BTreeSet<String> {
     let before = daemon.events("restored").len();

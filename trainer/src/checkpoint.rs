@@ -89,7 +89,7 @@ pub struct Found {
 /// A checkpoint that is not sound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damaged {
-    /// Its folder.
+    /// Where it was moved to.
     pub path: PathBuf,
     /// How that is known.
     pub why: String,
@@ -156,27 +156,37 @@ pub fn save(dir: &Path, step: u64, learner: &Learner, state: &Value) -> Result<P
     Ok(path)
 }
 
-/// The newest sound checkpoint in the folder `dir`, and the newer ones that are not. A folder that is not
-/// there holds none.
+/// The newest sound checkpoint in the folder `dir`. Newer ones that are not sound are moved aside, to names that begin
+/// with `damaged-`: [`prune`] would else count them among those to keep. A folder that is not there holds none.
 ///
 /// # Errors
-/// If the folder itself cannot be read.
+/// If the folder cannot be read, or a damaged one not be moved.
 pub fn latest(dir: &Path) -> Result<Found, CheckpointError> {
     let mut found = Found::default();
     for (step, path) in list(dir)?.into_iter().rev() {
-        match load(&path) {
+        let why = match load(&path) {
             Ok(checkpoint) if checkpoint.step == step => {
                 found.checkpoint = Some(checkpoint);
                 break;
             }
-            Ok(checkpoint) => {
-                let why = format!("it is the checkpoint of step {}, under another name", checkpoint.step);
-                found.damaged.push(Damaged { path, why });
-            }
-            Err(error) => found.damaged.push(Damaged { path, why: error.to_string() }),
-        }
+            Ok(checkpoint) => format!("it is the checkpoint of step {}, under another name", checkpoint.step),
+            Err(error) => error.to_string(),
+        };
+        found.damaged.push(Damaged { path: set_aside(dir, &path)?, why });
     }
     Ok(found)
+}
+
+/// Where a damaged checkpoint is now.
+fn set_aside(dir: &Path, path: &Path) -> Result<PathBuf, CheckpointError> {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or("checkpoint");
+    let aside = dir.join(format!("damaged-{name}"));
+    if aside.exists() {
+        // One of each step is enough to look at.
+        remove(&aside)?;
+    }
+    fs::rename(path, &aside).map_err(at(path))?;
+    Ok(aside)
 }
 
 /// Reads one checkpoint and checks every file.

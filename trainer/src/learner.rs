@@ -152,9 +152,9 @@ pub struct StepReport {
     pub groups_without_advantage: usize,
     /// Groups and examples left out because the model has no positions for them.
     pub too_long: usize,
-    /// Updates applied.
+    /// Updates applied; none where nothing in the batch has an advantage and there are no examples.
     pub updates: u32,
-    /// Why the step ended before all its updates, or made none. What was not updated is untouched.
+    /// What was not finite, where that ended the step before all its updates. What was not updated is untouched.
     pub skipped: Option<String>,
     /// Most tokens computed at once from here on.
     pub micro_batch_tokens: usize,
@@ -418,9 +418,6 @@ impl Learner {
                     break;
                 }
             }
-        }
-        if parts.is_empty() {
-            report.skipped = Some("nothing in the batch has an advantage, and there are no examples".to_owned());
         }
         if let (true, Some(first)) = (one_update, outcomes.first_mut()) {
             old[0] = Some(std::mem::take(&mut first.log_probs));

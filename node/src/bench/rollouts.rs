@@ -81,7 +81,7 @@ fn train(model: &str, steps: u64) -> anyhow::Result<Vec<Value>> {
     let table = file.run.as_ref().context("the template has no [run]")?;
     let (spec, book) = TaskBook::from_table("the template", &text, table)?;
     let course =
-        Course::settle(&file, spec.id(), PeerKey([1; 32]), book, 1).map_err(|wrong| anyhow::anyhow!("{wrong:?}"))?;
+        Course::settle(&file, &spec, PeerKey([1; 32]), book, 1).map_err(|wrong| anyhow::anyhow!("{wrong:?}"))?;
     let home = std::env::temp_dir().join(format!("swarmloom-bench-{}", std::process::id()));
     let folder = Folder::at(&home);
     let lock = folder.take()?;

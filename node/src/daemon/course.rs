@@ -1,6 +1,7 @@
 //! What a training thread is told before it starts: plain data, made from the run file.
 
 use swarmloom_protocol::id::{PeerKey, RunId};
+use swarmloom_protocol::run::RunSpec;
 use swarmloom_protocol::selection::top_up;
 use swarmloom_trainer::device::Device;
 use swarmloom_trainer::learner::LearnerConfig;
@@ -38,13 +39,15 @@ pub(crate) struct Course {
 }
 
 impl Course {
-    /// Settles a file's tables. `threads`: the machine's cores, for where the file names no number.
+    /// Settles a file's tables for a run, whose description may have come from elsewhere. `cores`: the machine's, for where
+    /// the file names no number of threads.
     ///
     /// # Errors
-    /// A model or a device that does not exist, or a model whose context is too short for a task.
+    /// All that does not go together, by field: a model or a device that does not exist, a context too short for a task,
+    /// settings that the run does not allow or that name tasks it does not have.
     pub(crate) fn settle(
         file: &RunFile,
-        run: RunId,
+        spec: &RunSpec,
         key: PeerKey,
         book: TaskBook,
         cores: usize,
@@ -74,6 +77,11 @@ impl Course {
                 }
             }
         }
+        wrong.extend(against(file, spec));
+        let learner = learner(file);
+        if let Err(error) = learner.validate() {
+            wrong.push(("training".to_owned(), error.to_string()));
+        }
         let (Some(model), Ok(device), true) = (shape, device, wrong.is_empty()) else { return Err(wrong) };
         let weights = book
             .entries()
@@ -84,17 +92,23 @@ impl Course {
             })
             .collect();
         Ok(Self {
-            run,
+            run: spec.id(),
             key,
             book,
             weights,
             peer: file.peer.clone(),
             sharing: file.sharing.clone(),
-            training: file.training.clone(),
+            training: TrainingTable {
+                // A completion has no more bytes than tokens: none becomes longer than the run allows.
+                max_new_tokens: Some(
+                    file.training.max_new_tokens.unwrap_or(u32::MAX).min(spec.limits.max_completion_bytes),
+                ),
+                ..file.training.clone()
+            },
             model,
             device,
             threads: file.limits.threads.map_or(cores, |threads| threads as usize),
-            learner: learner(file),
+            learner,
         })
     }
 
@@ -129,6 +143,32 @@ impl Course {
     }
 }
 
+/// What of the settings a run does not allow.
+fn against(file: &RunFile, spec: &RunSpec) -> Vec<(String, String)> {
+    let mut wrong = Vec::new();
+    if file.training.group_size > spec.limits.max_completions {
+        let why = format!(
+            "the run allows groups of {}, this asks for {}",
+            spec.limits.max_completions, file.training.group_size
+        );
+        wrong.push(("training.group_size".to_owned(), why));
+    }
+    if file.training.evaluate_questions > spec.held_out {
+        let why =
+            format!("the run holds out {} per task, this asks for {}", spec.held_out, file.training.evaluate_questions);
+        wrong.push(("training.evaluate_questions".to_owned(), why));
+    }
+    let labels: Vec<&str> = spec.tasks.iter().map(|task| task.label.as_str()).collect();
+    let tables = [("peer.tasks", &file.peer.tasks), ("peer.warm_start.examples", &file.peer.warm_start.examples)];
+    for (table, entries) in tables {
+        for label in entries.keys().filter(|label| !labels.contains(&label.as_str())) {
+            let why = format!("the run has no task labelled {label:?}; it has {}", labels.join(", "));
+            wrong.push((format!("{table}.{label}"), why));
+        }
+    }
+    wrong
+}
+
 fn learner(file: &RunFile) -> LearnerConfig {
     let training = &file.training;
     LearnerConfig {
@@ -146,5 +186,32 @@ fn learner(file: &RunFile) -> LearnerConfig {
         imitation_weight: if file.sharing.rule == RuleName::Imitation { file.sharing.imitation_weight } else { 0.0 },
         filter_zero_advantage: training.filter_zero_advantage,
         ..LearnerConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::book::tests::small_run;
+
+    #[test]
+    fn settings_are_held_against_a_run_that_came_from_elsewhere() {
+        let (mut spec, book) = small_run();
+        spec.limits.max_completions = 4;
+        spec.limits.max_completion_bytes = 7;
+        let mut file = RunFile::settings_only();
+        file.peer.device = "cpu".into();
+        file.peer.tasks.insert("chess".into(), 1);
+        file.training.ratio_cap = Some(1.1);
+        let settle = |file: &RunFile| Course::settle(file, &spec, PeerKey([1; 32]), book.clone(), 2);
+        let wrong: Vec<String> = settle(&file).expect_err("wrong").into_iter().map(|(field, _)| field).collect();
+        assert_eq!(wrong, ["training.group_size", "peer.tasks.chess", "training"]);
+        file.training = TrainingTable { group_size: 4, ..TrainingTable::default() };
+        file.peer.tasks.clear();
+        let course = settle(&file).expect("settled");
+        assert_eq!((course.weights.as_slice(), course.threads), ([1, 3].as_slice(), 2));
+        assert_eq!(course.training.max_new_tokens, Some(7));
+        // Four own groups, and up to four more where others' 32 are short.
+        assert_eq!([0, 30, 32, 40].map(|found| course.local_groups(found)), [8, 6, 4, 4]);
     }
 }

@@ -64,7 +64,10 @@ impl Entry {
             Self::Invite(invite) => (invite.run, None, None),
             Self::File { name, text, file } => {
                 let Some(table) = &file.run else {
-                    bail!("{name} has no [run] table: it holds settings only. Give it as --settings beside an invite");
+                    let why = format!(
+                        "{name} has no [run] table: it holds settings only. Give it as --settings beside an invite"
+                    );
+                    return Err(Usage(why).into());
                 };
                 let (spec, book) = TaskBook::from_table(name, text, table)?;
                 (spec.id(), Some((spec, book)), file.peer.data_dir.clone())
@@ -84,7 +87,9 @@ impl Entry {
 /// A settings file that cannot be read, is wrong, or describes a run of its own.
 pub(crate) fn settings(entry: &Entry, args: &JoinArgs) -> anyhow::Result<RunFile> {
     let mut file = match (entry, &args.settings) {
-        (Entry::File { .. }, Some(_)) => bail!("--settings goes with an invite; a run file holds its own settings"),
+        (Entry::File { .. }, Some(_)) => {
+            return Err(Usage("--settings goes with an invite; a run file holds its own settings".into()).into());
+        }
         (Entry::File { file, .. }, None) => file.as_ref().clone(),
         (Entry::Invite(invite), settings) => {
             let mut file = match settings {
@@ -92,7 +97,8 @@ pub(crate) fn settings(entry: &Entry, args: &JoinArgs) -> anyhow::Result<RunFile
                     let (name, text) = read_text(path)?;
                     let file = RunFile::parse(&name, &text)?;
                     if file.run.is_some() {
-                        bail!("{name} has a [run] table, but the invite names the run: remove the table");
+                        let why = format!("{name} has a [run] table, but the invite names the run: remove the table");
+                        return Err(Usage(why).into());
                     }
                     file
                 }
@@ -158,7 +164,8 @@ pub(crate) fn daemon_folder(run: Option<&str>, data_dir: Option<&Path>) -> anyho
     }
 }
 
-fn is_running(folder: &Folder) -> bool {
+/// Whether a daemon answers at this folder's socket.
+pub(crate) fn is_running(folder: &Folder) -> bool {
     std::os::unix::net::UnixStream::connect(folder.socket()).is_ok()
 }
 

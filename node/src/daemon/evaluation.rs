@@ -24,7 +24,7 @@ pub(crate) struct TaskReward {
 }
 
 /// Evaluates a policy on `questions` held-out questions of every task, by label. `max_new_tokens` caps the tasks' own
-/// bounds.
+/// bounds. `None` where `is_stopped` said so between two tasks.
 ///
 /// # Errors
 /// What generation says.
@@ -34,9 +34,13 @@ pub(crate) fn evaluate(
     questions: usize,
     temperature: f32,
     max_new_tokens: Option<u32>,
-) -> Result<BTreeMap<String, TaskReward>, GenerateError> {
+    is_stopped: &dyn Fn() -> bool,
+) -> Result<Option<BTreeMap<String, TaskReward>>, GenerateError> {
     let mut rewards = BTreeMap::new();
     for entry in book.entries() {
+        if is_stopped() {
+            return Ok(None);
+        }
         let asked: Vec<&Question> = entry.held_out().iter().take(questions).collect();
         let requests: Vec<Request> = asked
             .iter()
@@ -68,7 +72,7 @@ pub(crate) fn evaluate(
             },
         );
     }
-    Ok(rewards)
+    Ok(Some(rewards))
 }
 
 /// Tokens that a completion may have: a right one and its end, unless the peer allows fewer.

@@ -4,7 +4,7 @@
 use swarmloom_protocol::group::Group;
 use swarmloom_protocol::swarm::Judgement;
 
-use crate::book::{TaskBook, prompt_hash};
+use crate::book::{TaskBook, Unverifiable, prompt_hash};
 
 /// Makes the group's question and scores every completion. Costs what the task costs, which its configuration bounds.
 pub(crate) fn judge(book: &TaskBook, group: &Group) -> Judgement {
@@ -13,6 +13,7 @@ pub(crate) fn judge(book: &TaskBook, group: &Group) -> Judgement {
             rewards: book.rewards(&question, group.completions.iter().map(|completion| completion.text.as_slice())),
             prompt_hash: prompt_hash(&question.prompt),
         },
+        Err(Unverifiable::HeldOut) => Judgement::HeldOut,
         Err(error) => Judgement::Unverifiable(error.to_string()),
     }
 }
@@ -59,6 +60,10 @@ mod tests {
         assert_eq!(hash, prompt_hash(&question.prompt));
         told.index += 1;
         assert!(matches!(judge(&book, &told), Judgement::Unverifiable(why) if why.contains("index")));
+        // A seed whose first question is held out, and a group that says it is about that one.
+        let passed = (0..).map(|seed| book.question(1, seed).expect("one")).find(|question| question.index > 0);
+        (told.seed, told.index) = (passed.expect("every so often one is held out").seed, 0);
+        assert_eq!(judge(&book, &told), Judgement::HeldOut);
         told.task = 7;
         assert!(matches!(judge(&book, &told), Judgement::Unverifiable(why) if why.contains("no task 7")));
     }

@@ -354,7 +354,7 @@ fn swarm(lie: Option<Lie>, seed: u64, rounds: u64) -> Outcome {
         .map(|at| {
             let mut file = file.clone();
             file.peer.seed = seed * 100 + at as u64;
-            let course = Course::settle(&file, spec.id(), keys[at], book.clone(), 1).expect("settled");
+            let course = Course::settle(&file, &spec, keys[at], book.clone(), 1).expect("settled");
             let folder = Folder::at(home.path().join(format!("{at}")));
             let _lock = folder.take().expect("a folder");
             let events = Arc::new(EventLog::open(&folder.events(), 8 << 20).expect("events"));
@@ -389,7 +389,8 @@ fn swarm(lie: Option<Lie>, seed: u64, rounds: u64) -> Outcome {
         }
     }
     let rewards = honest.iter_mut().map(|(_, _, generator, _)| {
-        let tasks = evaluate(generator, &book, 48, 1.0, None).expect("an evaluation");
+        let tasks =
+            evaluate(generator, &book, 48, 1.0, None, &|| false).expect("an evaluation").expect("the whole of it");
         tasks.values().map(|task| task.reward).sum::<f64>() / tasks.len() as f64
     });
     let honest = rewards.sum::<f64>() / HONEST as f64;

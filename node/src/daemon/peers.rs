@@ -36,9 +36,9 @@ pub(crate) fn peers(swarm: &Swarm, links: &[Link], given: &BTreeMap<PeerKey, u64
     for (key, groups) in given {
         known.entry(*key).or_insert_with(unknown).groups_out = *groups;
     }
-    let mut peers: Vec<PeerStatus> =
-        known.into_iter().map(|(key, status)| PeerStatus { peer: peer_text(&key.0), ..status }).collect();
-    peers.sort_by(|a, b| (b.connected, b.groups_in, &a.peer).cmp(&(a.connected, a.groups_in, &b.peer)));
+    let mut peers: Vec<(PeerKey, PeerStatus)> = known.into_iter().collect();
+    peers.sort_by_key(|(key, status)| (!status.connected, std::cmp::Reverse(status.groups_in), *key));
     peers.truncate(MAX_PEERS);
-    peers
+    // Texts last, and only of those shown.
+    peers.into_iter().map(|(key, status)| PeerStatus { peer: peer_text(&key.0), ..status }).collect()
 }

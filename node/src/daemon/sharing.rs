@@ -18,13 +18,13 @@ use swarmloom_protocol::selection::Selection;
 use swarmloom_protocol::swarm::{Admission, Checked, Fetch, Gossip, Judgement, Swarm};
 use swarmloom_protocol::wire::{Receipt, Request, Response, Verdict};
 use swarmloom_trainer::generate;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
 use super::board::Board;
 use super::link::{External, FromTraining, NewGroup};
 use super::peers::peers;
-use super::start::NO_PEERS;
+use super::start::{Known, MAX_KNOWN, NO_PEERS};
 use super::{judge, now_ms};
 use crate::book::TaskBook;
 use crate::events::EventLog;
@@ -54,6 +54,12 @@ pub(crate) struct Sharing {
     pub(crate) events: Arc<EventLog>,
     /// Where the status is kept.
     pub(crate) board: Board,
+    /// As many places as this peer may use threads: scoring takes one.
+    pub(crate) judging: Arc<Semaphore>,
+    /// Addresses of the members met last, with when.
+    pub(crate) addresses: BTreeMap<PeerKey, Known>,
+    /// Groups used since they were last written: their uses are counted over restarts.
+    pub(crate) used: BTreeSet<GroupId>,
     /// Acknowledgements of own groups, by who gave them.
     pub(crate) given: BTreeMap<PeerKey, u64>,
     /// Banned peers that the network was told of.
@@ -72,14 +78,17 @@ enum Done {
     /// Groups were scored.
     Judged { verdicts: Vec<(GroupId, PeerKey, Judgement)>, refused: Vec<(GroupId, Verdict)>, exchange: Exchange },
     /// Groups of others are on disk, or are not.
-    Stored { groups: Vec<Kept>, durable: bool, receipt: Receipt, exchange: Exchange },
+    Stored { groups: Vec<Kept>, durable: Durable, receipt: Receipt, exchange: Exchange },
     /// Own groups are on disk, or are not.
-    Published { groups: Vec<SignedGroup>, prompts: Vec<[u8; 32]>, version: u64, durable: bool },
+    Published { groups: Vec<SignedGroup>, prompts: Vec<[u8; 32]>, version: u64, durable: Durable },
     /// A peer was answered; it said what became of the groups, or went away.
     Served { to: PeerKey, receipt: Option<Vec<u8>> },
     /// Nothing to be done.
     Nothing,
 }
+
+/// Whether a write is on disk, or why not.
+type Durable = Result<(), String>;
 
 /// A group on its way to the disk.
 #[derive(Debug)]
@@ -91,6 +100,8 @@ struct Kept {
 
 /// How often deadlines and ages are looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// How often the status is brought up to date.
+const SHOWN_EVERY: Duration = Duration::from_millis(500);
 /// How often accounts are written.
 const ACCOUNTS_EVERY: Duration = Duration::from_secs(20);
 /// Requests of others that are answered at one time; further ones are dropped and retried by the asker.
@@ -113,6 +124,7 @@ impl Sharing {
         let mut running: JoinSet<Done> = JoinSet::new();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut shown = tokio::time::interval(SHOWN_EVERY);
         let mut accounts = tokio::time::interval(ACCOUNTS_EVERY);
         let mut serving = 0_usize;
         let mut trains = true;
@@ -132,6 +144,7 @@ impl Sharing {
                     self.on_done(done, &mut running).await;
                 }
                 _ = tick.tick() => self.on_tick().await,
+                _ = shown.tick() => self.report(now_ms()),
                 _ = accounts.tick() => drop(self.save_accounts()),
             }
             self.fetch(&mut running);
@@ -139,7 +152,7 @@ impl Sharing {
         // Groups already on disk are still acknowledged, so that their authors count them.
         let last = async {
             while let Some(done) = running.join_next().await {
-                self.on_done(done, &mut JoinSet::new()).await;
+                self.on_done(done, &mut running).await;
             }
         };
         let _ = tokio::time::timeout(Duration::from_secs(1), last).await;
@@ -176,13 +189,18 @@ impl Sharing {
                     "peer_connected",
                     &json!({ "peer": peer_text(&peer), "address": address, "relayed": relayed }),
                 );
-                self.board.solved(|problem| problem.what.starts_with(NO_PEERS));
+                // What it was dialled at may or may not end in its id.
+                let reached = address.split("/p2p/").next().unwrap_or(&address).to_owned();
+                self.board.solved(|problem| {
+                    problem.what.starts_with(&format!("{NO_PEERS} at {reached}/p2p/"))
+                        || problem.what.starts_with(&format!("{NO_PEERS} at {reached}:"))
+                });
                 self.newcomers = true;
             }
             NetEvent::Direct { peer, address } => {
                 self.events.emit(now, "peer_direct", &json!({ "peer": peer_text(&peer), "address": address }));
             }
-            NetEvent::Addresses { peer, addresses } => self.remember_addresses(&peer, &addresses),
+            NetEvent::Addresses { peer, addresses } => self.remember_addresses(PeerKey(peer), &addresses, now),
             NetEvent::OtherRun { peer, speaks } => {
                 self.events.emit(now, "other_run", &json!({ "peer": peer, "speaks": speaks }));
             }
@@ -232,6 +250,7 @@ impl Sharing {
 
     fn on_training(&mut self, asked: FromTraining, running: &mut JoinSet<Done>) {
         match asked {
+            FromTraining::Publish { groups, .. } if groups.is_empty() => {}
             FromTraining::Publish { groups, version } => {
                 let signed: Vec<SignedGroup> =
                     groups.iter().map(|group| SignedGroup::sign(&self.group(group, version), &self.signer)).collect();
@@ -245,13 +264,14 @@ impl Sharing {
                 let receipt = self.store.write(writes);
                 let prompts = groups.iter().map(|group| group.prompt_hash).collect();
                 running.spawn(async move {
-                    let durable = matches!(receipt.await, Ok(Ok(())));
+                    let durable = durable(receipt).await;
                     Done::Published { groups: signed, prompts, version, durable }
                 });
             }
             FromTraining::Select { count, seed, answer } => {
                 let (chosen, dropped) = self.swarm.select(self.selection.as_ref(), count, now_ms(), seed);
                 self.on_dropped(&dropped);
+                self.used.extend(chosen.iter().map(|stored| stored.id));
                 let external = chosen
                     .into_iter()
                     .filter_map(|stored| {
@@ -288,8 +308,10 @@ impl Sharing {
                         }
                     }
                 }
-                let book = self.book.clone();
+                let (book, judging) = (self.book.clone(), self.judging.clone());
                 running.spawn(async move {
+                    // Scoring keeps to the threads that this peer may use. The semaphore is never closed.
+                    let _place = judging.acquire_owned().await;
                     let judged = spawn_blocking(move || {
                         let judged = groups.iter().map(|(id, group)| (*id, group.author, judge::judge(&book, group)));
                         judged.collect::<Vec<_>>()
@@ -312,7 +334,6 @@ impl Sharing {
                         Admission::Store { group, evicted } => {
                             kept.push(Kept { id, author, bytes: group.body.len() });
                             writes.push(put(Table::Groups, id.0.to_vec(), group.encode()));
-                            writes.extend(evicted.iter().map(|dropped| remove(Table::Groups, dropped.id.0.to_vec())));
                             self.on_dropped(&evicted);
                         }
                         Admission::Refuse { reason } => {
@@ -323,15 +344,14 @@ impl Sharing {
                 }
                 let stored = kept.iter().map(|kept| (kept.id, Verdict::Stored));
                 let receipt = Receipt { verdicts: stored.chain(refused).collect() };
-                let durable = self.store.write(writes);
+                let written = self.store.write(writes);
                 running.spawn(async move {
-                    let durable = matches!(durable.await, Ok(Ok(())));
+                    let durable = durable(written).await;
                     Done::Stored { groups: kept, durable, receipt, exchange }
                 });
             }
             Done::Stored { groups, durable, receipt, exchange } => {
-                if !durable {
-                    self.disk_problem();
+                if !self.is_durable(&durable) {
                     return;
                 }
                 for kept in &groups {
@@ -348,8 +368,7 @@ impl Sharing {
                 });
             }
             Done::Published { groups, prompts, version, durable } => {
-                if !durable {
-                    self.disk_problem();
+                if !self.is_durable(&durable) {
                     return;
                 }
                 let ids: Vec<GroupId> = groups.iter().map(SignedGroup::id).collect();
@@ -392,7 +411,6 @@ impl Sharing {
         {
             self.announce(announcement).await;
         }
-        self.report(now);
     }
 
     async fn announce(&self, announcement: Vec<u8>) {
@@ -462,21 +480,38 @@ impl Sharing {
         self.events.emit(now_ms(), "group_refused", &json!({ "from": peer_text(&author.0), "reason": reason }));
     }
 
-    fn disk_problem(&self) {
-        self.board.problem(
-            "groups could not be written to the store, so they are neither shared nor acknowledged".into(),
-            "free space on the disk of the data folder".into(),
-        );
-    }
-
-    /// Keeps one address of a peer that a later start can dial.
-    fn remember_addresses(&self, peer: &[u8; 32], addresses: &[String]) {
-        if let Some(address) = addresses.first() {
-            drop(self.store.write(vec![put(Table::Addresses, peer.to_vec(), address.clone().into_bytes())]));
+    /// Lists a failed write among the problems, and takes it off once one succeeds.
+    fn is_durable(&self, durable: &Durable) -> bool {
+        match durable {
+            Ok(()) => self.board.solved(|problem| problem.what.starts_with(NOT_WRITTEN)),
+            Err(why) => self.board.problem(
+                format!("{NOT_WRITTEN}: {why}"),
+                "they are neither shared nor acknowledged; look after the disk of the data folder".into(),
+            ),
         }
+        durable.is_ok()
     }
 
-    /// Writes accounts that have changed; done when they are on disk.
+    /// Keeps one address of a peer that a later start can dial; the peer met longest ago makes room.
+    fn remember_addresses(&mut self, peer: PeerKey, addresses: &[String], now: u64) {
+        let Some(address) = addresses.first() else { return };
+        let known = Known { met_ms: now, address: address.clone() };
+        let before = self.addresses.insert(peer, known.clone());
+        if before.is_some_and(|before| before.address == known.address && now - before.met_ms.min(now) < ADDRESS_AGE_MS)
+        {
+            return;
+        }
+        let mut writes = vec![put(Table::Addresses, peer.0.to_vec(), known.encode())];
+        if self.addresses.len() > MAX_KNOWN
+            && let Some(oldest) = self.addresses.iter().min_by_key(|(_, known)| known.met_ms).map(|(key, _)| *key)
+        {
+            self.addresses.remove(&oldest);
+            writes.push(remove(Table::Addresses, oldest.0.to_vec()));
+        }
+        drop(self.store.write(writes));
+    }
+
+    /// Writes accounts that have changed and uses of groups; done when they are on disk.
     fn save_accounts(&mut self) -> impl Future<Output = ()> + use<> {
         let changed = self.swarm.take_changed_accounts();
         let writes =
@@ -513,6 +548,7 @@ impl Sharing {
             status.bytes.groups_received = tally.received_bytes;
             status.bytes.groups_sent = tally.served_bytes;
             status.groups.shared = tally.shared;
+            status.groups.held_back = tally.held_back;
             status.groups.acknowledged = tally.acknowledged;
             status.groups.stored = tally.stored;
             status.groups.used = tally.used;
@@ -525,6 +561,10 @@ impl Sharing {
     }
 }
 
+/// An unchanged address is written again after so long.
+const ADDRESS_AGE_MS: u64 = 600_000;
+/// How the problem begins that says that a write failed.
+const NOT_WRITTEN: &str = "groups could not be written to the store";
 /// Groups that are under way for longer are worth a word.
 const SLOW_MS: u64 = 5000;
 /// Peers whose acknowledgements are counted apart, and bans that are passed on.
@@ -538,6 +578,13 @@ fn put(table: Table, key: Vec<u8>, value: Vec<u8>) -> Write {
 
 fn remove(table: Table, key: Vec<u8>) -> Write {
     Write { table, key, value: None }
+}
+
+async fn durable(receipt: crate::store::Receipt) -> Durable {
+    match receipt.await {
+        Ok(written) => written.map_err(|error| error.to_string()),
+        Err(_) => Err("its thread has ended".into()),
+    }
 }
 
 /// Asks the candidates in turn until one has answered.

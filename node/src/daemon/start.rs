@@ -7,27 +7,32 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::json;
 use swarmloom_net::{Net, NetConfig, NetEvent, peer_text};
-use swarmloom_protocol::buffer::BufferLimits;
-use swarmloom_protocol::id::{RunId, Signer};
+use swarmloom_protocol::buffer::{BufferLimits, StoredGroup};
+use swarmloom_protocol::id::{PeerKey, RunId, Signer};
 use swarmloom_protocol::run::RunSpec;
 use swarmloom_protocol::selection::{AdvantageWeighted, AnyCorrect, PaperUniform, PeerQuota, Selection, TopK};
 use swarmloom_protocol::swarm::{Swarm, SwarmConfig};
 use swarmloom_protocol::wire::{self, Request, Response};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::board::Board;
+use super::course::Course;
 use super::limits::disk_shares;
 use super::now_ms;
 use super::sharing::{NEXT_COUNTER, Sharing};
 use crate::book::TaskBook;
 use crate::config::{RuleName, RunFile, SelectionName, SharingTable};
 use crate::events::EventLog;
-use crate::store::{Store, Table};
+use crate::store::{Store, Table, Write};
 
 /// How the problem begins that says that an address could not be reached.
 pub(crate) const NO_PEERS: &str = "no connection to a peer";
 /// Addresses kept from earlier starts.
-const MAX_KNOWN: usize = 64;
+pub(crate) const MAX_KNOWN: usize = 64;
+/// What the problem says where a peer gave no description.
+const NO_DESCRIPTION: &str = "did not say what the run is";
+/// Between two tries with peers that stay connected.
+const DESCRIPTION_AGAIN: Duration = Duration::from_secs(5);
 /// One try to learn what a run is.
 const DESCRIPTION_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -40,11 +45,35 @@ pub(crate) struct Restored {
     pub(crate) next_counter: u64,
 }
 
+/// An address of a peer met earlier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// When, in Unix milliseconds.
+    pub(crate) met_ms: u64,
+    /// Where.
+    pub(crate) address: String,
+}
+
+impl Known {
+    /// For the store: eight bytes of time, then the address.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        [&self.met_ms.to_be_bytes(), self.address.as_bytes()].concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (time, address) = bytes.split_first_chunk()?;
+        Some(Self { met_ms: u64::from_be_bytes(*time), address: String::from_utf8(address.to_vec()).ok()? })
+    }
+}
+
 /// Addresses of peers met in earlier starts.
-pub(crate) fn known_addresses(store: &Store) -> Vec<String> {
+pub(crate) fn known_addresses(store: &Store) -> BTreeMap<PeerKey, Known> {
     // A store that cannot be read gives none; the same error shows again where it matters.
     let entries = store.entries(Table::Addresses).unwrap_or_default();
-    entries.into_iter().filter_map(|(_, value)| String::from_utf8(value).ok()).take(MAX_KNOWN).collect()
+    let known = entries
+        .iter()
+        .filter_map(|(key, value)| Some((PeerKey(key.as_slice().try_into().ok()?), Known::decode(value)?)));
+    known.take(MAX_KNOWN).collect()
 }
 
 /// The network's settings.
@@ -80,7 +109,7 @@ pub(crate) fn net_config(file: &RunFile, seed: [u8; 32], run: &RunId, known: Vec
 /// Lists a failed dial among the problems, in the place of what was said of the address before.
 pub(crate) fn note_dial_failure(board: &Board, address: &str, why: &str, attempts: u32, next_try_in: Option<Duration>) {
     let what = format!("{NO_PEERS} at {address}");
-    board.solved(|problem| problem.what.starts_with(&what));
+    board.solved(|problem| problem.what.starts_with(&format!("{what}:")));
     let next = next_try_in.map_or_else(
         || "it is not tried again".to_owned(),
         |wait| format!("it is tried again in {} s", wait.as_secs().max(1)),
@@ -100,8 +129,17 @@ pub(crate) async fn fetch_description(
     board: &Board,
     log: &EventLog,
 ) -> RunSpec {
+    let mut again = tokio::time::interval(DESCRIPTION_AGAIN);
     loop {
-        match events.recv().await {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            // Whoever could not answer may be able to by now.
+            _ = again.tick() => match net.connected().into_iter().next() {
+                Some(link) => Some(NetEvent::Connected { peer: link.peer, address: link.address, relayed: link.relayed, outbound: link.outbound }),
+                None => continue,
+            },
+        };
+        match event {
             Some(NetEvent::Connected { peer, .. }) => {
                 let request = Request::Spec(run).encode();
                 let answer = net.exchange(peer, request, DESCRIPTION_DEADLINE).await;
@@ -111,6 +149,7 @@ pub(crate) async fn fetch_description(
                             Ok(spec) if spec.id() == run => {
                                 // The other side needs no more of us; its wait ends by itself as well.
                                 let _ = exchange.acknowledge(Vec::new()).await;
+                                board.solved(|problem| problem.what.contains(NO_DESCRIPTION));
                                 return spec;
                             }
                             Ok(spec) => format!("it described another run, {}", spec.id()),
@@ -124,7 +163,7 @@ pub(crate) async fn fetch_description(
                 };
                 log.emit(now_ms(), "description_failed", &json!({ "from": peer_text(&peer), "why": why }));
                 board.problem(
-                    format!("{} did not say what the run is: {why}", peer_text(&peer)),
+                    format!("{} {NO_DESCRIPTION}: {why}", peer_text(&peer)),
                     "others are asked as they are reached; if it stays so, ask for a new invite".into(),
                 );
             }
@@ -138,22 +177,31 @@ pub(crate) async fn fetch_description(
     }
 }
 
+/// What the sharing task is made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parts<'a> {
+    /// The peer's settings.
+    pub(crate) file: &'a RunFile,
+    /// The run.
+    pub(crate) spec: &'a RunSpec,
+    /// Seed of the peer's key.
+    pub(crate) seed: [u8; 32],
+    /// What an earlier start left.
+    pub(crate) store: &'a Arc<Store>,
+    /// Where events go.
+    pub(crate) events: &'a Arc<EventLog>,
+    /// Where the status is kept.
+    pub(crate) board: &'a Board,
+    /// Nothing says that this key was used in this run before.
+    pub(crate) is_first: bool,
+}
+
 /// Makes the sharing task from what the store holds.
 ///
 /// # Errors
 /// Where the store cannot be read.
-#[allow(clippy::too_many_arguments, reason = "these are the task's own parts")]
-pub(crate) fn sharing(
-    file: &RunFile,
-    spec: &RunSpec,
-    book: TaskBook,
-    seed: [u8; 32],
-    model: String,
-    net: Net,
-    store: &Arc<Store>,
-    events: &Arc<EventLog>,
-    board: &Board,
-) -> anyhow::Result<Restored> {
+pub(crate) fn sharing(parts: Parts<'_>, book: TaskBook, course: &Course, net: Net) -> anyhow::Result<Restored> {
+    let Parts { file, spec, seed, store, events, board, is_first } = parts;
     let defaults = SwarmConfig::default();
     let config = SwarmConfig {
         takes: file.sharing.external > 0,
@@ -171,12 +219,28 @@ pub(crate) fn sharing(
     let own = store.entries(Table::Own).context("own groups")?;
     let counters: Vec<u64> =
         own.iter().filter_map(|(key, _)| Some(u64::from_be_bytes(key.as_slice().try_into().ok()?))).collect();
+    let groups = store.entries(Table::Groups).context("the replay buffer")?;
+    let damaged: Vec<Vec<u8>> = groups
+        .iter()
+        .filter(|(_, value)| StoredGroup::decode(value, spec).is_err())
+        .map(|(key, _)| key.clone())
+        .collect();
     let restored = swarm.restore(
         values(Table::Accounts, "accounts")?,
-        values(Table::Groups, "the replay buffer")?,
+        groups.into_iter().map(|(_, value)| value).collect::<Vec<_>>(),
         own.into_iter().map(|(_, value)| value).collect::<Vec<_>>(),
         now_ms(),
     );
+    let gone: Vec<Write> = damaged
+        .into_iter()
+        .chain(restored.dropped.iter().map(|dropped| dropped.id.0.to_vec()))
+        .map(|key| Write { table: Table::Groups, key, value: None })
+        .collect();
+    drop(store.write(gone));
+    for dropped in &restored.dropped {
+        let fields = json!({ "id": dropped.id.to_string(), "reason": dropped.reason.name() });
+        events.emit(now_ms(), "group_dropped", &fields);
+    }
     if restored.damaged > 0 {
         board.problem(
             format!("{} entries of the store did not read back", restored.damaged),
@@ -185,7 +249,10 @@ pub(crate) fn sharing(
     }
     let ids: Vec<String> = swarm.buffer().iter().map(|group| group.id.to_string()).collect();
     let stated = store.get(Table::State, NEXT_COUNTER).context("the next counter")?;
-    let stated = stated.and_then(|value| Some(u64::from_be_bytes(value.as_slice().try_into().ok()?))).unwrap_or(0);
+    let stated = stated.and_then(|value| Some(u64::from_be_bytes(value.as_slice().try_into().ok()?)));
+    // A key that was used before, and a store that does not know how far: the time in milliseconds is above any counter
+    // that was reached by counting, and a counter used twice would be taken for a cheat.
+    let stated = stated.unwrap_or(if is_first { 0 } else { now_ms() });
     let next_counter = counters.iter().map(|counter| counter + 1).fold(stated, u64::max);
     events.emit(
         now_ms(),
@@ -196,13 +263,16 @@ pub(crate) fn sharing(
         spec: spec.clone(),
         book,
         signer: Signer::from_seed(&seed),
-        model,
+        model: course.model.tag(),
         swarm,
         selection: selection(&file.sharing),
         net,
         store: store.clone(),
         events: events.clone(),
         board: board.clone(),
+        judging: Arc::new(Semaphore::new(course.threads)),
+        addresses: known_addresses(store),
+        used: BTreeSet::new(),
         given: BTreeMap::new(),
         shut_out: BTreeSet::new(),
         lowest_kept: counters.iter().copied().min().unwrap_or(next_counter),

@@ -62,6 +62,25 @@ pub(crate) enum TrainingError {
         /// What the settings name.
         asked: String,
     },
+    /// There are checkpoints, and none is sound.
+    #[error(
+        "every checkpoint in {folder} is damaged; they were moved aside, to names that begin with damaged-. Put a sound copy \
+         in their place, or start again to begin anew"
+    )]
+    AllDamaged {
+        /// The folder of checkpoints.
+        folder: String,
+    },
+    /// A checkpoint is larger than what it may take of the disk.
+    #[error(
+        "a checkpoint of this model takes {needed_mib} MiB, and checkpoints may take {allowed_mib} MiB, half of limits.disk_mib: raise it"
+    )]
+    TooLarge {
+        /// What one takes.
+        needed_mib: u64,
+        /// What all may take.
+        allowed_mib: u64,
+    },
     /// Generation failed.
     #[error("generation: {0}")]
     Generate(#[from] GenerateError),
@@ -126,8 +145,17 @@ impl Thread {
                 self.evaluate(&mut generator, &progress)?;
             }
             if is_due(progress.step, self.course.training.checkpoint_every) {
-                self.save(&learner, &progress)?;
-                saved = progress.step;
+                match self.save(&learner, &progress) {
+                    Ok(()) => {
+                        saved = progress.step;
+                        self.board.solved(|problem| problem.what.starts_with(NOT_SAVED));
+                    }
+                    // The disk may have room again by the next one.
+                    Err(error) => self.board.problem(
+                        format!("{NOT_SAVED}: {error}"),
+                        "free space on the disk of the data folder; it is tried again at the next one".into(),
+                    ),
+                }
             }
         }
         if saved != progress.step {
@@ -160,9 +188,12 @@ impl Thread {
                 &json!({ "path": damaged.path, "why": damaged.why }),
             );
             self.board.problem(
-                format!("checkpoint {} is damaged: {}", damaged.path.display(), damaged.why),
+                format!("a damaged checkpoint was moved to {}: {}", damaged.path.display(), damaged.why),
                 "an older one is used; remove it, and check the disk if it happens again".into(),
             );
+        }
+        if found.checkpoint.is_none() && !found.damaged.is_empty() {
+            return Err(TrainingError::AllDamaged { folder: self.folder.checkpoints().display().to_string() });
         }
         if let Some(checkpoint) = found.checkpoint {
             let progress: Progress = serde_json::from_value(checkpoint.state.clone()).unwrap_or_default();
@@ -308,7 +339,7 @@ impl Thread {
         progress.completions += own.iter().map(|group| group.completions.len() as u64).sum::<u64>();
         if let Some(why) = &report.skipped {
             self.board.problem(
-                format!("step {} was skipped: {why}", progress.step),
+                format!("an update was skipped: {why}"),
                 "lower training.learning_rate if it happens often".into(),
             );
         }
@@ -359,7 +390,10 @@ impl Thread {
             training.evaluate_questions as usize,
             training.temperature as f32,
             training.max_new_tokens,
+            &|| self.gate.is_stopped(),
         )?;
+        // Told to end in the middle: half an evaluation is none.
+        let Some(rewards) = rewards else { return Ok(()) };
         let seconds = clock.elapsed().as_secs_f64();
         self.events.emit(
             super::now_ms(),
@@ -376,15 +410,23 @@ impl Thread {
     fn save(&self, learner: &Learner, progress: &Progress) -> Result<(), TrainingError> {
         let (checkpoints, state) = (self.folder.checkpoints(), serde_json::to_value(progress).unwrap_or_default());
         let keep = self.course.training.keep_checkpoints as usize;
-        checkpoint::save(&checkpoints, progress.step, learner, &state)?;
-        checkpoint::prune(&checkpoints, keep)?;
-        if keep > 1 && Folder::at(&checkpoints).bytes() > self.checkpoints_bytes {
+        // Weights, two moments and perhaps a reference, of four bytes a parameter each: room is made before it is taken.
+        let needed = 16 * self.course.model.parameters() + (1 << 20);
+        if Folder::at(&checkpoints).bytes() + needed > self.checkpoints_bytes {
             checkpoint::prune(&checkpoints, 1)?;
             self.board.problem(
-                format!("{keep} checkpoints do not fit in their half of limits.disk_mib: only the newest is kept"),
+                format!("{keep} checkpoints do not fit in their half of limits.disk_mib: fewer are kept"),
                 "raise limits.disk_mib, or lower training.keep_checkpoints".into(),
             );
         }
+        if needed > self.checkpoints_bytes {
+            return Err(TrainingError::TooLarge {
+                needed_mib: needed >> 20,
+                allowed_mib: self.checkpoints_bytes >> 20,
+            });
+        }
+        checkpoint::save(&checkpoints, progress.step, learner, &state)?;
+        checkpoint::prune(&checkpoints, keep)?;
         self.events.emit(super::now_ms(), "checkpoint", &json!({ "step": progress.step }));
         Ok(())
     }
@@ -398,6 +440,8 @@ impl Thread {
     }
 }
 
+/// How the problem begins that says that a checkpoint was not written.
+const NOT_SAVED: &str = "a checkpoint could not be written";
 /// Steps over which the warm start's learning rate rises.
 const WARM_START_RISE: u64 = 20;
 

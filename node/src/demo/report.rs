@@ -45,8 +45,10 @@ impl Measured {
                     let (start, end) = Self::ends(story, keep);
                     json!({ "start": start, "end": end })
                 };
+                // The unmodified task stands apart, in `tasks`: everywhere else it is left out, as on the page.
+                let learnable = |label: &str| label != UNMODIFIED;
                 let own = |label: &str| label == peer.specialty;
-                let other = |label: &str| label != peer.specialty;
+                let other = |label: &str| label != peer.specialty && learnable(label);
                 let tasks: serde_json::Map<String, Value> = self
                     .plan
                     .run
@@ -57,12 +59,12 @@ impl Measured {
                         (task.label.clone(), json!({ "swarm": ends(swarm, &only), "alone": ends(alone, &only) }))
                     })
                     .collect();
-                let mut control = ends(alone, &|_| true);
+                let mut control = ends(alone, &learnable);
                 control["own"] = ends(alone, &own);
                 control["other"] = ends(alone, &other);
                 json!({
                     "peer": swarm.peer, "name": peer.name, "model": peer.model, "specialty": peer.specialty,
-                    "held_out": ends(swarm, &|_| true), "own": ends(swarm, &own), "other": ends(swarm, &other),
+                    "held_out": ends(swarm, &learnable), "own": ends(swarm, &own), "other": ends(swarm, &other),
                     "alone": control, "tasks": tasks,
                     "groups_out": swarm.acknowledged_by.values().sum::<u64>(),
                     "groups_in": swarm.stored_from.values().sum::<u64>(),
@@ -345,7 +347,10 @@ impl Measured {
             "No peer gained 0.15 or more on a task that only others were shown while its control stayed below."
                 .to_owned()
         } else {
-            format!("Learnt from others, by 0.15 or more and above the control: {}.", learnt.join("; "))
+            format!(
+                "On tasks that were mostly shown to others, up by 0.15 or more and above the control: {}.",
+                learnt.join("; ")
+            )
         };
         format!("Held-out reward rose for {risen} of {} peers in the swarm. {learnt}", self.swarm.len())
     }

@@ -82,10 +82,15 @@ fn damaged_checkpoints_are_named_and_an_older_one_is_found() {
         (4, "state.json is not in it"),
         (3, "reference.safetensors: "),
     ]) {
-        assert_eq!(*name, self::name(step));
+        assert_eq!(*name, format!("damaged-{}", self::name(step)));
         assert!(why.contains(part), "{why}");
     }
     assert_eq!(found.checkpoint.expect("one is sound").step, 1);
+    // What is damaged no longer counts among those that are kept.
+    save(dir, 2, &learner, &Value::Null).expect("saved");
+    assert_eq!(prune(dir, 1).expect("pruned"), [dir.join(name(1))]);
+    let found = latest(dir).expect("found");
+    assert_eq!((found.damaged.len(), found.checkpoint.expect("the new one").step), (0, 2));
 }
 
 #[test]

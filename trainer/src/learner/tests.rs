@@ -202,7 +202,7 @@ fn a_batch_without_anything_to_learn_changes_nothing() {
     let batch = StepBatch { groups: vec![batch().groups[2].clone()], imitation: examples() };
     let report = learner.step(&batch, 1e-3).expect("a step");
     assert_eq!((report.updates, report.groups_without_advantage, report.tokens), (0, 1, 0));
-    assert!(report.skipped.expect("why").contains("nothing in the batch has an advantage"));
+    assert_eq!(report.skipped, None);
     let report = learner.supervised_step::<Example>(&[], 1e-3).expect("a step");
     assert_eq!((report.updates, report.mean_logprob), (0, None));
     assert_eq!(learner.checkpoint().expect("state"), before);
