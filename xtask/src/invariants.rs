@@ -120,10 +120,14 @@ mod tests {
     #[test]
     fn only_owners_may_name_what_they_own() {
         assert!(trespassers("swarmloom-trainer", &set(&["tch"])).is_empty());
-        assert!(trespassers("swarmloom", &set(&["clap", "sled", "axum", "libp2p"])).is_empty());
+        assert!(trespassers("swarmloom", &set(&["clap", "sled", "axum"])).is_empty());
         assert_eq!(
             trespassers("swarmloom-net", &set(&["libp2p-stream", "sled"])),
             ["swarmloom-net depends on sled, which only swarmloom may"]
+        );
+        assert_eq!(
+            trespassers("swarmloom", &set(&["libp2p"])),
+            ["swarmloom depends on libp2p, which only swarmloom-net may"]
         );
     }
 }
