@@ -55,18 +55,16 @@ pub(crate) fn spread(values: &[f64]) -> [f64; 2] {
 fn table(rows: &[Row], notes: &[String]) -> String {
     let width = rows.iter().map(|row| row.what.len()).max().unwrap_or(0).max(4);
     let mut lines =
-        vec![format!("{:width$} {:>12} {:>12} {:>9}  {:<17} unit, peer", "what", "ours", "theirs", "ratio", "spread")];
+        vec![format!("{:width$} {:>10} {:>10} {:>7}  {:<17} unit, peer", "what", "ours", "theirs", "ratio", "spread")];
     for row in rows {
-        let number = |value: Option<f64>| {
-            value.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}").chars().take(11).collect())
-        };
-        let ratio = row.ratio.map_or_else(|| "–".into(), |ratio| format!("{ratio:.1}"));
-        let spread = format!("{:.1} to {:.1}", row.spread[0], row.spread[1]);
+        let or_none = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), figure);
+        let spread = format!("{} to {}", figure(row.spread[0]), figure(row.spread[1]));
         lines.push(format!(
-            "{:width$} {:>12} {:>12} {ratio:>9}  {spread:<17} {}, {}",
+            "{:width$} {:>10} {:>10} {:>7}  {spread:<17} {}, {}",
             row.what,
-            number(Some(row.ours)),
-            number(row.theirs),
+            figure(row.ours),
+            or_none(row.theirs),
+            or_none(row.ratio),
             row.unit,
             row.peer
         ));
@@ -75,8 +73,22 @@ fn table(rows: &[Row], notes: &[String]) -> String {
     lines.join("\n")
 }
 
+/// Three digits that matter, or a whole number.
+fn figure(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn figures_keep_what_matters() {
+        assert_eq!([1_234_567.8, 77.25, 0.346].map(super::figure), ["1234568", "77.2", "0.35"]);
+    }
+
     #[test]
     fn medians_and_spreads() {
         assert_eq!(super::median(vec![3.0, 1.0, 2.0]), 2.0);

@@ -4,7 +4,8 @@ Says {"peer": "reasoning-gym", "version": "..."} when it is ready. Then answers 
     {"task": "bf", "config": {"difficulty": 1}, "seed": 42, "first": 0, "count": 100}
 with one line of standard output: the seconds that generating the items `first` to `first + count - 1` took, the
 seconds that scoring each item's own answer and one wrong answer took, and the sums of both scores.
-    {"task": "bf", "count": 100, "generate_s": 0.5, "score_s": 0.01, "right": 100.0, "wrong": 1.0}
+    {"task": "bf", "count": 100, "generate_s": 0.5, "score_s": 0.01, "right": 100.0, "wrong": 1.0, "failed": []}
+`failed` are the indices of items that reasoning-gym itself could not make (a division by zero); they count in no sum.
 A request that fails is answered with {"task": "bf", "error": "..."}. Ends when its standard input does.
 """
 
@@ -28,7 +29,12 @@ def measure(request):
     config = dict(request.get("config") or {}, seed=request["seed"], size=first + count)
     dataset = reasoning_gym.create_dataset(request["task"], **config)
     start = time.perf_counter()
-    items = [dataset[index] for index in range(first, first + count)]
+    items, failed = [], []
+    for index in range(first, first + count):
+        try:
+            items.append(dataset[index])
+        except ArithmeticError:
+            failed.append(index)
     generated = time.perf_counter()
     right = sum(dataset.score_answer(item["answer"], item) for item in items)
     wrong = sum(dataset.score_answer(WRONG, item) for item in items)
@@ -40,6 +46,7 @@ def measure(request):
         "score_s": scored - generated,
         "right": float(right),
         "wrong": float(wrong),
+        "failed": failed,
     }
 
 

@@ -76,7 +76,8 @@ fn environment(peer: &Peer) -> Result<PathBuf> {
         .map_err(|(error, _)| error)
         .context("no Python environment could be made (on Debian: `apt-get install python3-venv`)")?;
     let mut pip = process::command(dir.join("bin/python"));
-    pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--only-binary=:all:", peer.package]);
+    // One of its dependencies (cellpylib) has no wheel, so that pip may build what it needs.
+    pip.args(["-m", "pip", "install", "--disable-pip-version-check", peer.package]);
     process::run_keeping_errors(pip).map_err(|(error, _)| error).context("the package index may be out of reach")?;
     fs::write(whole, "")?;
     Ok(dir)

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
-use swarmloom_tasks::{Mode, Task};
+use swarmloom_tasks::{Item, Mode, Task};
 
 use super::{Row, median, spread};
 use crate::cli::BenchArgs;
@@ -28,11 +28,17 @@ const NINE: [&str; 9] = [
 const WRONG: &str = "foo";
 const SEED: u64 = 4242;
 
-/// Seconds for the items of one round, and the sums of scores.
+/// Seconds for the items of one round, and what each item's right and wrong answer scored.
 struct Round {
     seconds: f64,
-    right: f64,
-    wrong: f64,
+    scores: Vec<[f64; 2]>,
+}
+
+/// The same of the peer: sums of scores, and the indices of items that it could not make.
+struct PeerRound {
+    seconds: f64,
+    sums: [f64; 2],
+    failed: Vec<u64>,
 }
 
 /// Measures every task; the aggregate last.
@@ -58,14 +64,13 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<(Vec<Row>, Vec<String>)> {
             ours.push(mine.seconds);
             if let Some(peer) = &mut peer {
                 let other = peer.measure(&task, first, count)?;
-                if (mine.right - other.right).abs() > 1e-6 || (mine.wrong - other.wrong).abs() > 1e-6 {
+                let made = (first..).zip(&mine.scores).filter(|(index, _)| !other.failed.contains(index));
+                let sums = made.fold([0.0; 2], |sums, (_, scores)| [sums[0] + scores[0], sums[1] + scores[1]]);
+                if sums.iter().zip(other.sums).any(|(ours, theirs)| (ours - theirs).abs() > 1e-6) {
                     bail!(
-                        "{}: our scores sum to {} and {}, the peer's to {} and {}: these are not the same items",
+                        "{}: our scores sum to {sums:?}, the peer's to {:?}: these are not the same items",
                         info.name,
-                        mine.right,
-                        mine.wrong,
-                        other.right,
-                        other.wrong
+                        other.sums
                     );
                 }
                 theirs.push(other.seconds);
@@ -102,9 +107,9 @@ fn row(what: String, peer: &str, count: usize, ours: &[f64], theirs: &[f64]) -> 
 fn measure(task: &Task, first: u64, count: usize) -> anyhow::Result<Round> {
     let began = Instant::now();
     let items = task.samples(SEED, first..first + count as u64).collect::<Result<Vec<_>, _>>()?;
-    let right = items.iter().map(|item| task.score(item, item.answer.as_deref())).sum();
-    let wrong = items.iter().map(|item| task.score(item, Some(WRONG))).sum();
-    Ok(Round { seconds: began.elapsed().as_secs_f64(), right, wrong })
+    let score = |item: &Item| [task.score(item, item.answer.as_deref()), task.score(item, Some(WRONG))];
+    let scores = items.iter().map(score).collect();
+    Ok(Round { seconds: began.elapsed().as_secs_f64(), scores })
 }
 
 /// The peer's program, running.
@@ -137,7 +142,7 @@ impl Peer {
         Ok(Some(peer))
     }
 
-    fn measure(&mut self, task: &Task, first: u64, count: usize) -> anyhow::Result<Round> {
+    fn measure(&mut self, task: &Task, first: u64, count: usize) -> anyhow::Result<PeerRound> {
         let mut config = task.config().clone();
         if let Some(fields) = config.as_object_mut() {
             // Ours alone: how a policy is asked.
@@ -152,10 +157,11 @@ impl Peer {
         }
         let number =
             |key: &str| answer[key].as_f64().with_context(|| format!("the peer's answer has no {key}: {answer}"));
-        Ok(Round {
+        let failed = answer["failed"].as_array().into_iter().flatten().filter_map(Value::as_u64);
+        Ok(PeerRound {
             seconds: number("generate_s")? + number("score_s")?,
-            right: number("right")?,
-            wrong: number("wrong")?,
+            sums: [number("right")?, number("wrong")?],
+            failed: failed.collect(),
         })
     }
 
