@@ -77,7 +77,8 @@ impl Course {
                 }
             }
         }
-        wrong.extend(against(file, spec));
+        let labels: Vec<&str> = spec.tasks.iter().map(|task| task.label.as_str()).collect();
+        wrong.extend(file.against(&labels, spec.held_out, spec.limits.max_completions));
         let learner = learner(file);
         if let Err(error) = learner.validate() {
             wrong.push(("training".to_owned(), error.to_string()));
@@ -143,32 +144,6 @@ impl Course {
     }
 }
 
-/// What of the settings a run does not allow.
-fn against(file: &RunFile, spec: &RunSpec) -> Vec<(String, String)> {
-    let mut wrong = Vec::new();
-    if file.training.group_size > spec.limits.max_completions {
-        let why = format!(
-            "the run allows groups of {}, this asks for {}",
-            spec.limits.max_completions, file.training.group_size
-        );
-        wrong.push(("training.group_size".to_owned(), why));
-    }
-    if file.training.evaluate_questions > spec.held_out {
-        let why =
-            format!("the run holds out {} per task, this asks for {}", spec.held_out, file.training.evaluate_questions);
-        wrong.push(("training.evaluate_questions".to_owned(), why));
-    }
-    let labels: Vec<&str> = spec.tasks.iter().map(|task| task.label.as_str()).collect();
-    let tables = [("peer.tasks", &file.peer.tasks), ("peer.warm_start.examples", &file.peer.warm_start.examples)];
-    for (table, entries) in tables {
-        for label in entries.keys().filter(|label| !labels.contains(&label.as_str())) {
-            let why = format!("the run has no task labelled {label:?}; it has {}", labels.join(", "));
-            wrong.push((format!("{table}.{label}"), why));
-        }
-    }
-    wrong
-}
-
 fn learner(file: &RunFile) -> LearnerConfig {
     let training = &file.training;
     LearnerConfig {
@@ -205,7 +180,7 @@ mod tests {
         file.training.ratio_cap = Some(1.1);
         let settle = |file: &RunFile| Course::settle(file, &spec, PeerKey([1; 32]), book.clone(), 2);
         let wrong: Vec<String> = settle(&file).expect_err("wrong").into_iter().map(|(field, _)| field).collect();
-        assert_eq!(wrong, ["training.group_size", "peer.tasks.chess", "training"]);
+        assert_eq!(wrong, ["peer.tasks.chess", "training.group_size", "training"]);
         file.training = TrainingTable { group_size: 4, ..TrainingTable::default() };
         file.peer.tasks.clear();
         let course = settle(&file).expect("settled");
