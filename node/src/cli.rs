@@ -15,7 +15,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// How much is logged: error, warn, info, debug, trace, or a tracing filter.
-    #[arg(long, global = true, value_name = "FILTER", default_value = "warn")]
+    #[arg(long, global = true, value_name = "FILTER", default_value = "warn,libp2p_kad=error")]
     pub(crate) log: String,
     /// The verb.
     #[command(subcommand)]

@@ -145,7 +145,7 @@ pub(crate) struct PeerTable {
     pub(crate) model: String,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub(crate) device: String,
-    /// Seeds the model's initial weights and the warm start.
+    /// With the peer's key, decides the model's initial weights and the warm start.
     pub(crate) seed: u64,
     /// Which tasks this peer asks itself, by label and relative weight; the run's own when empty.
     pub(crate) tasks: BTreeMap<String, u32>,
@@ -184,7 +184,7 @@ pub(crate) struct WarmStartTable {
 
 impl Default for WarmStartTable {
     fn default() -> Self {
-        Self { steps: 80, batch: 64, learning_rate: 3e-3, examples: BTreeMap::new() }
+        Self { steps: 160, batch: 64, learning_rate: 3e-3, examples: BTreeMap::new() }
     }
 }
 
@@ -304,7 +304,7 @@ impl Default for TrainingTable {
             group_size: 8,
             max_new_tokens: None,
             temperature: 1.0,
-            learning_rate: 1e-3,
+            learning_rate: 3e-4,
             learning_rate_warmup: 5,
             loss: "grpo".into(),
             kl_weight: 0.0,

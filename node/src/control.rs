@@ -42,7 +42,7 @@ pub(crate) struct Asked {
 #[non_exhaustive]
 pub(crate) enum ControlError {
     /// No daemon answers.
-    #[error("no daemon answers at {path} ({source}). Is it running? `swarmloom join RUN.toml` starts one")]
+    #[error("no daemon answers at {path}. Is it running? `swarmloom join RUN.toml` starts one")]
     NotRunning {
         /// The socket.
         path: PathBuf,

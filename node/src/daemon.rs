@@ -258,6 +258,13 @@ impl Daemon {
                 "sharing": network.is_some(), "version": env!("CARGO_PKG_VERSION"),
             }),
         );
+        eprintln!(
+            "{} in run {} ({:.16}…), data in {}\n`swarmloom status` asks it, Ctrl-C ends it, `swarmloom join` goes on from there",
+            swarmloom_net::peer_text(&self.key.0),
+            spec.name,
+            self.run.to_string(),
+            self.folder.path().display()
+        );
         let net = network.as_ref().map(|network| network.net.clone());
         let (mut sharing, mut link, mut first_counter) = (None, None, 0);
         if let Some(Network { net, events, store }) = network {

@@ -185,7 +185,7 @@ impl Status {
                 self.completions_per_s
             ),
             format!(
-                "reward     held out {}, own {}, others' {}",
+                "reward     held out {}, own {}, others' {} (chosen for being right)",
                 reward(self.rewards.held_out_mean),
                 reward(self.rewards.own),
                 reward(self.rewards.external)
@@ -195,7 +195,7 @@ impl Status {
             lines.push(format!("           {task}: {value:.3}"));
         }
         lines.push(format!(
-            "groups     {} shared ({} held back: more than the run allows), {} acknowledged by others, {} stored, {} used, \
+            "groups     {} shared ({} kept back to stay within run.limits.groups_per_minute), {} acknowledged by others, {} stored, {} used, \
              {} in the buffer",
             self.groups.shared, self.groups.held_back, self.groups.acknowledged, self.groups.stored, self.groups.used, self.groups.buffered
         ));

@@ -39,6 +39,7 @@ task = "count_bits/byte"
 [[run.tasks]]
 label = "sort"
 task = "number_sorting/4"
+config = { min_numbers = 3, max_numbers = 3, max_value = 9.0 }   # fields over the task's own: three digits
 
 # A task with a configuration of its own:
 # [[run.tasks]]
@@ -58,13 +59,13 @@ groups_per_minute = 1200        # of one author
 # identity = "…"                # the key file; identity.key in the data folder
 model = "nano"                  # pico, nano, micro, tiny, small, base: 0.1 to 10 M parameters
 device = "auto"                 # cpu, cuda, cuda:N
-seed = 0                        # of the initial weights
+seed = 0                        # with the peer's key, decides the initial weights
 
 # [peer.tasks]                  # ask only these, with these weights; all of the run's when absent
 # matrix = 1
 
 [peer.warm_start]               # correct examples before learning from reward: weak, but not silent
-steps = 80
+steps = 160
 batch = 64
 learning_rate = 0.003
 # [peer.warm_start.examples]    # per task, shown in this proportion; 400 of each when absent
@@ -86,7 +87,7 @@ buffer_groups = 512             # groups of others kept
 group_size = 8                  # completions per question
 # max_new_tokens = 24           # longest completion; by the tasks' own bounds when absent
 temperature = 1.0
-learning_rate = 0.001
+learning_rate = 0.0003
 learning_rate_warmup = 5        # steps
 loss = "grpo"                   # dr-grpo, cispo, gspo
 kl_weight = 0.0

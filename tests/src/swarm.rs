@@ -158,6 +158,28 @@ fn settings_that_a_run_does_not_allow_are_refused_before_anything_is_shared() {
     );
 }
 
+#[test]
+fn sharing_recovers_both_ways_when_a_killed_peer_is_back_at_once() {
+    let home = tempfile::tempdir().expect("a folder");
+    let (stays_run, dies_run) = (home.path().join("stays.toml"), home.path().join("dies.toml"));
+    RunFile::small(38).write(&stays_run, &[]);
+    // Over QUIC nobody tells that a process is gone.
+    let quic = ["--listen", "/ip4/127.0.0.1/udp/0/quic-v1"];
+    let mut stays = Daemon::start(home.path(), "stays", &stays_run, &quic);
+    let listens = |status: &Value| status["listen"].as_array().is_some_and(|all| !all.is_empty());
+    let status = stays.wait_status("an address", SOON, listens);
+    let address = status["listen"][0].as_str().expect("an address").to_owned();
+    RunFile::small(38).write(&dies_run, &[address]);
+    let mut dies = Daemon::start(home.path(), "dies", &dies_run, &quic);
+    let both = |status: &Value| {
+        status["groups"]["acknowledged"].as_u64() > Some(20) && status["groups"]["stored"].as_u64() > Some(20)
+    };
+    dies.wait_status("sharing both ways", SOON, both);
+    dies.kill();
+    dies.restart();
+    dies.wait_status("sharing both ways again", SOON, both);
+}
+
 /// Ids of the groups in a stopped daemon's store, as the daemon itself reads them at its next start.
 pub(crate) fn stored(daemon: &mut Daemon) -> BTreeSet<String> {
     let before = daemon.events("restored").len();

@@ -8,6 +8,7 @@ use swarmloom_trainer::learner::LearnerConfig;
 use swarmloom_trainer::losses::Loss;
 use swarmloom_trainer::model::{self, ModelConfig};
 
+use super::curriculum::own_seed;
 use crate::book::TaskBook;
 use crate::config::{PeerTable, RuleName, RunFile, SharingTable, TrainingTable};
 
@@ -97,7 +98,7 @@ impl Course {
             key,
             book,
             weights,
-            peer: file.peer.clone(),
+            peer: PeerTable { seed: own_seed(&key, file.peer.seed), ..file.peer.clone() },
             sharing: file.sharing.clone(),
             training: TrainingTable {
                 // A completion has no more bytes than tokens: none becomes longer than the run allows.

@@ -41,6 +41,13 @@ pub(crate) fn draw(run: &RunId, peer: &PeerKey, counter: u64, weights: &[u32]) -
     Draw { counter, task: task.unwrap_or(0) as u16, seed }
 }
 
+/// The seed of a peer's weights and warm start: peers with the same settings still differ.
+pub(crate) fn own_seed(peer: &PeerKey, seed: u64) -> u64 {
+    let mut random = ChaCha8Rng::from_seed(peer.0);
+    random.set_stream(seed);
+    random.next_u64()
+}
+
 /// One seed per completion of the question with this seed.
 pub(crate) fn sampling_seeds(seed: u64, completions: usize) -> Vec<u64> {
     let mut random = stream(seed, Stream::Sampling);
@@ -104,6 +111,8 @@ mod tests {
         let first = draw(&RUN, &PEER, 0, &[1]).seed;
         assert_ne!(first, draw(&RUN, &PEER, 1, &[1]).seed);
         assert_ne!(first, draw(&RUN, &PeerKey([3; 32]), 0, &[1]).seed);
+        assert_ne!(own_seed(&PEER, 0), own_seed(&PeerKey([3; 32]), 0));
+        assert_ne!(own_seed(&PEER, 0), own_seed(&PEER, 1));
         let mut all = sampling_seeds(first, 8);
         all.extend(evaluation_seeds(first, 0, 4));
         all.extend(evaluation_seeds(first, 1, 4));

@@ -192,7 +192,7 @@ impl Sharing {
                 // What it was dialled at may or may not end in its id.
                 let reached = address.split("/p2p/").next().unwrap_or(&address).to_owned();
                 self.board.solved(|problem| {
-                    problem.what.starts_with(&format!("{NO_PEERS} at {reached}/p2p/"))
+                    problem.what.starts_with(NO_PEERS) && problem.what.contains(&peer_text(&peer))
                         || problem.what.starts_with(&format!("{NO_PEERS} at {reached}:"))
                 });
                 self.newcomers = true;

@@ -248,6 +248,7 @@ impl Thread {
             return Ok(true);
         }
         self.board.update(|status| status.state = "warming-up".into());
+        eprintln!("showing right examples first ({} steps)", warm.steps);
         let began = Instant::now();
         let seed = self.course.peer.seed;
         let examples = warmup::examples(&self.course.book, &self.course.warm_examples(), seed);
@@ -403,6 +404,8 @@ impl Thread {
                 "tasks": rewards, "seconds": seconds,
             }),
         );
+        let sum: f64 = rewards.values().map(|task| task.reward).sum();
+        eprintln!("step {:>6}  held-out reward {:.3}", progress.step, sum / rewards.len().max(1) as f64);
         self.board.evaluated(&rewards);
         Ok(())
     }

@@ -323,6 +323,9 @@ impl Measured {
 
     /// What the numbers say, in two sentences that hold only what was measured.
     fn verdict(&self) -> String {
+        if self.plan.questions < self.plan.run.held_out {
+            return "A short form, for checks: too few steps and questions for a claim about learning.".into();
+        }
         let learnable = |label: &str| label != UNMODIFIED;
         let risen = self
             .swarm
@@ -404,7 +407,7 @@ mod tests {
     fn measured() -> Measured {
         let swarm = ["A", "B", "C", "D"].map(|peer| story(peer, &[0.2, 0.3, 0.4, 0.6]));
         let alone = ["A", "B", "C", "D"].map(|peer| story(peer, &[0.2, 0.2, 0.2, 0.3]));
-        Measured { plan: plan(1, 20, 30, 10, 16), swarm: swarm.into(), alone: alone.into(), seconds: 12.34 }
+        Measured { plan: plan(1, 20, 30, 10, 48), swarm: swarm.into(), alone: alone.into(), seconds: 12.34 }
     }
 
     #[test]

@@ -32,8 +32,13 @@ impl Driver {
                 }
                 self.links_changed();
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, num_established, .. } => {
                 tracing::debug!(peer = %peer_id, ?cause, "a connection ended");
+                // A process that was killed and came back at once has a new connection beside the one that nobody closed.
+                // Gossip tells its subscriptions on a peer's first connection only: both sides begin anew.
+                if num_established > 0 && cause.is_some_and(|cause| explain::chain(&cause).contains("timed out")) {
+                    let _ = self.swarm.disconnect_peer_id(peer_id);
+                }
                 if let Left::Gone { member } = self.roster.remove(peer_id, connection_id) {
                     self.on_gone(peer_id, member, now);
                 }
@@ -156,7 +161,7 @@ impl Driver {
     fn on_ping(&mut self, event: &ping::Event) {
         if self.roster.ping(&event.peer, event.connection, event.result.is_ok()) {
             tracing::debug!(peer = %event.peer, "a connection is given up: pings are not answered");
-            self.swarm.close_connection(event.connection);
+            let _ = self.swarm.disconnect_peer_id(event.peer);
         }
     }
 
