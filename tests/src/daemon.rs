@@ -182,5 +182,7 @@ fn memory_beyond_the_limit_halves_the_batch_and_training_goes_on() {
     let steps = daemon.events("step");
     let used = steps[1]["report"]["micro_batch_tokens"].as_u64().expect("a number");
     assert!(used < 4_000_000, "{used}");
+    let ran_out: u64 = steps.iter().map(|step| step["report"]["out_of_memory"].as_u64().expect("a number")).sum();
+    assert!(ran_out >= 1, "the batch was made smaller, but memory never ran out");
     assert_eq!(steps[1]["version"], 2);
 }
