@@ -63,6 +63,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(4);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// A step that takes longer is worth a word.
 const STALLED_MS: u64 = 30_000;
+/// How the problem begins that says that the disk limit is reached.
+const TOO_LARGE: &str = "the data folder is larger than";
 /// Whole folder sizes are costly to add up: every so many looks.
 const DISK_EVERY: u64 = 10;
 
@@ -182,7 +184,8 @@ impl Daemon {
     }
 
     async fn start_network(&self) -> anyhow::Result<Network> {
-        let (store, moved) = Store::open(&self.folder.store())?;
+        let store = limits::disk_shares(self.file.limits.disk_mib).store_bytes;
+        let (store, moved) = Store::open(&self.folder.store(), store)?;
         if let Some(moved) = moved {
             self.board.problem(
                 format!("the store was damaged and moved to {}", moved.display()),
@@ -276,6 +279,7 @@ impl Daemon {
                 store: &store,
                 events: &self.events,
                 board: &self.board,
+                gate: &self.gate,
                 is_first: !self.was_used(),
             };
             let restored = start::sharing(parts, book, &course, net)?;
@@ -428,12 +432,22 @@ impl Daemon {
                 status.bytes.disk = disk;
             }
         });
-        let limit = self.file.limits.disk_mib << 20;
-        if disk.is_some_and(|disk| disk > limit) {
-            self.board.problem(
-                format!("the data folder is larger than limits.disk_mib = {}", self.file.limits.disk_mib),
-                "raise the limit, or lower training.keep_checkpoints or sharing.buffer_groups".into(),
-            );
+        let Some(disk) = disk else { return };
+        let full = disk > self.file.limits.disk_mib.saturating_mul(1 << 20);
+        if full == self.gate.is_full() {
+            return;
+        }
+        self.gate.fill(full);
+        self.events.emit(now_ms(), if full { "disk_full" } else { "disk_has_room" }, &json!({ "bytes": disk }));
+        match full {
+            true => self.board.problem(
+                format!("{TOO_LARGE} limits.disk_mib = {}: training waits, and nothing is taken in", self.file.limits.disk_mib),
+                format!(
+                    "raise the limit, or make room in {}; it goes on by itself then (a restart makes the store smaller)",
+                    self.folder.path().display()
+                ),
+            ),
+            false => self.board.solved(|problem| problem.what.starts_with(TOO_LARGE)),
         }
     }
 }

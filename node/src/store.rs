@@ -10,6 +10,8 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
+use crate::folder::Folder;
+
 /// The store's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Table {
@@ -88,13 +90,13 @@ const QUEUE: usize = 256;
 const CACHE_BYTES: u64 = 8 << 20;
 
 impl Store {
-    /// Opens the store, making it where there is none. A store too damaged to open is moved aside, never
-    /// deleted: the second value is where it went.
+    /// Opens the store, making it where there is none, and written anew where its files have outgrown `max_bytes`. A
+    /// store too damaged to open is moved aside, never deleted: the second value is where it went.
     ///
     /// # Errors
     /// Where even a new one cannot be made.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Option<PathBuf>), StoreError> {
-        match Self::open_database(path) {
+    pub(crate) fn open(path: &Path, max_bytes: u64) -> Result<(Self, Option<PathBuf>), StoreError> {
+        match make_smaller(path, max_bytes).and_then(|()| Self::open_database(path)) {
             Ok(store) => Ok((store, None)),
             Err(sled::Error::Corruption { .. } | sled::Error::ReportableBug(_) | sled::Error::Unsupported(_)) => {
                 let aside = (1..)
@@ -109,8 +111,7 @@ impl Store {
     }
 
     fn open_database(path: &Path) -> Result<Self, sled::Error> {
-        // Flushing is ours: an acknowledgement waits for it, and nothing else needs it.
-        let database = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
+        let database = database(path)?;
         let trees = Table::ALL.iter().map(|table| database.open_tree(table.name())).collect::<Result<Vec<_>, _>>()?;
         let (queue, jobs) = sync_channel(QUEUE);
         let owned = trees.clone();
@@ -157,6 +158,42 @@ impl Store {
         }
         receipt
     }
+}
+
+fn database(path: &Path) -> sled::Result<sled::Db> {
+    // Flushing is ours: an acknowledgement waits for it, and nothing else needs it.
+    sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()
+}
+
+/// Writes a store whose files are larger than `max_bytes` anew: a log-structured store keeps room of what was removed.
+/// At every moment of it one whole store is on disk, and the next start finds it.
+fn make_smaller(path: &Path, max_bytes: u64) -> sled::Result<()> {
+    let (new, old) = (path.with_extension("new"), path.with_extension("old"));
+    if !path.exists() && old.exists() {
+        std::fs::rename(&old, path)?;
+    }
+    for left in [&new, &old] {
+        if left.exists() {
+            std::fs::remove_dir_all(left)?;
+        }
+    }
+    if Folder::at(path).bytes() <= max_bytes {
+        return Ok(());
+    }
+    {
+        let (from, to) = (database(path)?, database(&new)?);
+        for table in Table::ALL {
+            let tree = to.open_tree(table.name())?;
+            for entry in &from.open_tree(table.name())? {
+                let (key, value) = entry?;
+                tree.insert(key, value)?;
+            }
+        }
+        to.flush()?;
+    }
+    std::fs::rename(path, &old)?;
+    std::fs::rename(&new, path)?;
+    Ok(std::fs::remove_dir_all(&old)?)
 }
 
 impl Drop for Store {
@@ -209,7 +246,7 @@ mod tests {
     fn what_a_receipt_confirms_is_there_after_reopening() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("store");
-        let (store, moved) = Store::open(&path).expect("open");
+        let (store, moved) = Store::open(&path, u64::MAX).expect("open");
         assert_eq!(moved, None);
         let receipt = store.write(vec![
             put(Table::Groups, b"b", b"2"),
@@ -220,19 +257,51 @@ mod tests {
         let gone = store.write(vec![Write { table: Table::Groups, key: b"b".to_vec(), value: None }]);
         gone.blocking_recv().expect("an answer").expect("written");
         drop(store);
-        let (store, _) = Store::open(&path).expect("open again");
+        let (store, _) = Store::open(&path, u64::MAX).expect("open again");
         assert_eq!(store.entries(Table::Groups).expect("entries"), [(b"a".to_vec(), b"1".to_vec())]);
         assert_eq!(store.get(Table::State, b"a").expect("a value"), Some(b"x".to_vec()));
         assert_eq!(store.get(Table::Own, b"a").expect("no value"), None);
     }
 
     #[test]
+    fn a_store_that_outgrew_its_limit_is_written_anew_with_all_that_is_in_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store");
+        let (store, _) = Store::open(&path, u64::MAX).expect("open");
+        for round in 0..400_u32 {
+            let mut writes: Vec<Write> = (0..8_u32)
+                .map(|at| put(Table::Groups, &(round * 8 + at).to_be_bytes(), &[round as u8; 2000]))
+                .collect();
+            writes.extend((0..8_u32).filter(|_| round > 0).map(|at| Write {
+                table: Table::Groups,
+                key: ((round - 1) * 8 + at).to_be_bytes().to_vec(),
+                value: None,
+            }));
+            store.write(writes).blocking_recv().expect("an answer").expect("written");
+        }
+        let before = store.entries(Table::Groups).expect("entries");
+        assert_eq!(before.len(), 8);
+        drop(store);
+        let size = || Folder::at(&path).bytes();
+        let grown = size();
+        assert!(grown > 1 << 20, "{grown}");
+        // A start that was cut off between its two renames is mended first.
+        std::fs::rename(&path, path.with_extension("old")).expect("rename");
+        let (store, moved) = Store::open(&path, 1 << 19).expect("open");
+        assert_eq!(moved, None);
+        assert_eq!(store.entries(Table::Groups).expect("entries"), before);
+        drop(store);
+        assert!(size() < grown / 2, "{} of {grown}", size());
+        assert!(!path.with_extension("new").exists() && !path.with_extension("old").exists());
+    }
+
+    #[test]
     fn a_damaged_store_is_moved_aside_and_the_peer_goes_on() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("store");
-        drop(Store::open(&path).expect("open"));
+        drop(Store::open(&path, u64::MAX).expect("open"));
         std::fs::write(path.join("conf"), b"no configuration at all").expect("damage");
-        let (store, moved) = Store::open(&path).expect("a new store");
+        let (store, moved) = Store::open(&path, u64::MAX).expect("a new store");
         let moved = moved.expect("the old one");
         assert!(moved.join("conf").exists());
         assert!(store.entries(Table::Groups).expect("entries").is_empty());

@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::process::{Daemon, RunFile, json, output, swarmloom, text, wait_for};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -185,4 +187,39 @@ fn memory_beyond_the_limit_halves_the_batch_and_training_goes_on() {
     let ran_out: u64 = steps.iter().map(|step| step["report"]["out_of_memory"].as_u64().expect("a number")).sum();
     assert!(ran_out >= 1, "the batch was made smaller, but memory never ran out");
     assert_eq!(steps[1]["version"], 2);
+}
+
+#[test]
+fn a_full_data_folder_stops_training_and_taking_in_until_there_is_room() {
+    let home = tempfile::tempdir().expect("a folder");
+    let (run, others) = (home.path().join("run.toml"), home.path().join("other.toml"));
+    RunFile { limits: "disk_mib = 64".into(), ..RunFile::small(23) }.write(&run, &[]);
+    let mut daemon = Daemon::start(home.path(), "peer", &run, &[]);
+    RunFile::small(23).write(&others, &daemon.addresses());
+    let mut other = Daemon::start(home.path(), "other", &others, &[]);
+    let stored = |daemon: &Daemon| daemon.events("group_stored").len();
+    wait_for("groups of the other", SOON, || (stored(&daemon) > 0).then_some(()));
+    let ballast = home.path().join("peer/ballast");
+    fs::write(&ballast, vec![0; 65 << 20]).expect("a file");
+    let names = |of: &Value| of.as_str().is_some_and(|text| text.contains("limits.disk_mib"));
+    let full = daemon.wait_status("waiting for room", SOON, |status| {
+        let problems = status["problems"].as_array();
+        status["state"] == "paused"
+            && names(&status["waiting"]["what"])
+            && problems.is_some_and(|problems| problems.iter().any(|one| names(&one["what"])))
+    });
+    let step = |status: &Value| status["step"].as_u64().expect("a number");
+    // What was under way still ends, and the other goes on meanwhile.
+    let theirs = other.events("step").len();
+    wait_for("steps of the other", SOON, || (other.events("step").len() > theirs + 20).then_some(()));
+    let (taken, theirs) = (stored(&daemon), other.events("step").len());
+    wait_for("steps of the other", SOON, || (other.events("step").len() > theirs + 20).then_some(()));
+    assert_eq!(stored(&daemon), taken, "it took groups in without room");
+    assert_eq!(daemon.status().map(|status| step(&status)), Some(step(&full)), "it made steps without room");
+    fs::remove_file(&ballast).expect("remove");
+    let after = daemon
+        .wait_status("training again", SOON, |status| status["state"] == "training" && step(status) > step(&full));
+    assert_eq!(after["problems"].as_array().map(Vec::len), Some(0), "{after}");
+    wait_for("groups of the other again", SOON, || (stored(&daemon) > taken).then_some(()));
+    other.kill();
 }

@@ -1,7 +1,8 @@
 //! What this peer may use of its machine, and how that is held.
 //!
 //! Threads and bandwidth are held where they are used (the trainer, the network). Memory is a limit of the process, so
-//! that an allocation beyond it fails and the batch is halved. Disk is divided among those that write.
+//! that an allocation beyond it fails and the batch is halved. Disk is divided among those that write; where the folder
+//! grows past its limit all the same, training waits and nothing is taken in until there is room (`daemon::watch`).
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -12,6 +13,8 @@ pub(crate) struct DiskShares {
     pub(crate) events_bytes: u64,
     /// Groups of others in the buffer. The store's own overhead makes more of it on disk.
     pub(crate) groups_bytes: u64,
+    /// The store's files: beyond it they are written anew at the next start.
+    pub(crate) store_bytes: u64,
     /// Checkpoints, all together.
     pub(crate) checkpoints_bytes: u64,
 }
@@ -20,7 +23,12 @@ pub(crate) struct DiskShares {
 /// checkpoints; the rest is room for what is being written.
 pub(crate) fn disk_shares(disk_mib: u64) -> DiskShares {
     let bytes = disk_mib.saturating_mul(1 << 20);
-    DiskShares { events_bytes: bytes / 8, groups_bytes: (bytes / 8).min(256 << 20), checkpoints_bytes: bytes / 2 }
+    DiskShares {
+        events_bytes: bytes / 8,
+        groups_bytes: (bytes / 8).min(256 << 20),
+        store_bytes: bytes / 4,
+        checkpoints_bytes: bytes / 2,
+    }
 }
 
 /// Makes allocations beyond `mib` MiB of the process's private memory fail.
@@ -42,7 +50,8 @@ mod tests {
     fn the_shares_leave_room() {
         for mib in [16, 2048, 1 << 20] {
             let shares = disk_shares(mib);
-            let stored = shares.events_bytes + 2 * shares.groups_bytes + shares.checkpoints_bytes;
+            let stored = shares.events_bytes + shares.store_bytes + shares.checkpoints_bytes;
+            assert!(2 * shares.groups_bytes <= shares.store_bytes);
             assert!(stored <= mib << 20, "{mib}");
             assert!(shares.events_bytes >= 1 << 20);
         }

@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
 use super::board::Board;
+use super::gate::Gate;
 use super::link::{External, FromTraining, NewGroup};
 use super::peers::peers;
 use super::start::{Known, MAX_KNOWN, NO_PEERS};
@@ -54,6 +55,8 @@ pub(crate) struct Sharing {
     pub(crate) events: Arc<EventLog>,
     /// Where the status is kept.
     pub(crate) board: Board,
+    /// Whether there is room on disk.
+    pub(crate) gate: Arc<Gate>,
     /// As many places as this peer may use threads: scoring takes one.
     pub(crate) judging: Arc<Semaphore>,
     /// Addresses of the members met last, with when.
@@ -429,8 +432,12 @@ impl Sharing {
         }
     }
 
-    /// Starts what the state machine wants fetched.
+    /// Starts what the state machine wants fetched. Without room on disk nothing is: what was announced grows old and is
+    /// forgotten.
     fn fetch(&mut self, running: &mut JoinSet<Done>) {
+        if self.gate.is_full() {
+            return;
+        }
         for fetch in self.swarm.next_fetches(now_ms()) {
             running.spawn(carry_out(self.net.clone(), self.spec.id(), fetch));
         }

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::board::Board;
 use super::course::Course;
+use super::gate::Gate;
 use super::limits::disk_shares;
 use super::now_ms;
 use super::sharing::{NEXT_COUNTER, Sharing};
@@ -192,6 +193,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) events: &'a Arc<EventLog>,
     /// Where the status is kept.
     pub(crate) board: &'a Board,
+    /// Whether there is room on disk.
+    pub(crate) gate: &'a Arc<Gate>,
     /// Nothing says that this key was used in this run before.
     pub(crate) is_first: bool,
 }
@@ -201,7 +204,7 @@ pub(crate) struct Parts<'a> {
 /// # Errors
 /// Where the store cannot be read.
 pub(crate) fn sharing(parts: Parts<'_>, book: TaskBook, course: &Course, net: Net) -> anyhow::Result<Restored> {
-    let Parts { file, spec, seed, store, events, board, is_first } = parts;
+    let Parts { file, spec, seed, store, events, board, gate, is_first } = parts;
     let defaults = SwarmConfig::default();
     let config = SwarmConfig {
         takes: file.sharing.external > 0,
@@ -270,6 +273,7 @@ pub(crate) fn sharing(parts: Parts<'_>, book: TaskBook, course: &Course, net: Ne
         store: store.clone(),
         events: events.clone(),
         board: board.clone(),
+        gate: gate.clone(),
         judging: Arc::new(Semaphore::new(course.threads)),
         addresses: known_addresses(store),
         used: BTreeSet::new(),

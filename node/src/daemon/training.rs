@@ -18,7 +18,7 @@ use swarmloom_trainer::weights::Weights;
 use super::batch::{OwnGroup, assemble};
 use super::board::Board;
 use super::course::Course;
-use super::gate::Gate;
+use super::gate::{Closed, Gate};
 use super::link::{NewGroup, Rollouts};
 use super::{curriculum, evaluation, warmup};
 use crate::book::prompt_hash;
@@ -166,9 +166,12 @@ impl Thread {
 
     fn open(&self) -> bool {
         let board = &self.board;
-        let passed = self.gate.pass(|| {
+        let passed = self.gate.pass(|closed| {
             board.update(|status| status.state = "paused".into());
-            board.wait_for(Some("a person's `swarmloom resume`"));
+            board.wait_for(Some(match closed {
+                Closed::Paused => "a person's `swarmloom resume`",
+                Closed::Full => "room in the data folder, which is over limits.disk_mib",
+            }));
         });
         board.wait_for(None);
         if passed {

@@ -1,6 +1,6 @@
 //! How near to the processor's limit the linear layer and attention run, on one core.
 //!
-//! `cargo run --release -p swarmloom-kernels --example throughput`
+//! `cargo run --release -p swarmloom-kernels --example matmul_throughput`
 //!
 //! The limit is measured in the same run, in turns with the kernels: fused multiply-adds on
 //! registers alone. Every number is the median of several rounds.
