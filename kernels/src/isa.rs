@@ -10,7 +10,7 @@ use crate::simd::{Scalar, Simd};
 pub enum Isa {
     /// Plain Rust without vector instructions: the reference for the others.
     Scalar,
-    /// x86-64 with AVX2 and FMA. Where the processor lacks them, [`Isa::Scalar`] runs instead.
+    /// x86-64 with AVX2, FMA and F16C. Where the processor lacks one, [`Isa::Scalar`] runs instead.
     Avx2Fma,
 }
 

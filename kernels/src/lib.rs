@@ -30,17 +30,25 @@
 
 pub mod activation;
 pub mod attention;
+pub mod copy;
+pub mod fp8;
+pub mod fused;
 pub mod linear;
 pub mod norm;
+pub mod quantise;
+pub mod reduce;
 pub mod rotary;
 pub mod sampling;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod dtype;
 mod exp;
 mod isa;
+mod lanes;
 mod simd;
 #[cfg(test)]
 mod testing;
 
+pub use dtype::{Bf16, Dtype, Element, F16, Float};
 pub use isa::{Isa, detected};

@@ -1,4 +1,6 @@
-//! Eight `f32` lanes: the operations that every instruction set provides, and the scalar twin.
+//! Eight lanes: the operations that every instruction set provides, and the scalar twin.
+
+use crate::dtype::F16;
 
 /// Number of lanes in a vector, on every instruction set.
 pub(crate) const LANES: usize = 8;
@@ -21,7 +23,12 @@ impl Line {
 ///
 /// Every operation is defined lane by lane and exactly, so that all implementations agree.
 pub(crate) trait Simd: Copy {
+    /// Eight `f32`.
     type V: Copy;
+    /// Eight words of 32 bits. Comparisons give words of all ones or all zeros.
+    type B: Copy;
+    /// Eight `f64`.
+    type D: Copy;
 
     fn splat(self, value: f32) -> Self::V;
     fn load(self, from: &[f32; LANES]) -> Self::V;
@@ -40,6 +47,59 @@ pub(crate) trait Simd: Copy {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// The bits of each lane, shifted left by 23: what was the low byte becomes the exponent.
     fn low_bits_to_exponent(self, a: Self::V) -> Self::V;
+    fn sqrt(self, a: Self::V) -> Self::V;
+
+    fn bits(self, a: Self::V) -> Self::B;
+    fn floats(self, a: Self::B) -> Self::V;
+    fn splat_bits(self, value: u32) -> Self::B;
+    fn and(self, a: Self::B, b: Self::B) -> Self::B;
+    fn or(self, a: Self::B, b: Self::B) -> Self::B;
+    fn xor(self, a: Self::B, b: Self::B) -> Self::B;
+    /// `a + b`, wrapping.
+    fn add_bits(self, a: Self::B, b: Self::B) -> Self::B;
+    /// `a - b`, wrapping.
+    fn sub_bits(self, a: Self::B, b: Self::B) -> Self::B;
+    fn shl<const N: i32>(self, a: Self::B) -> Self::B;
+    /// Zeros come in from above.
+    fn shr<const N: i32>(self, a: Self::B) -> Self::B;
+    /// Copies of the sign bit come in from above.
+    fn sar<const N: i32>(self, a: Self::B) -> Self::B;
+    /// The larger one, as `i32`.
+    fn max_bits(self, a: Self::B, b: Self::B) -> Self::B;
+    /// The smaller one, as `i32`.
+    fn min_bits(self, a: Self::B, b: Self::B) -> Self::B;
+    /// The largest lane, as `i32`.
+    fn largest_bits(self, a: Self::B) -> i32;
+    /// Whether `a > b`, as `i32`.
+    fn above(self, a: Self::B, b: Self::B) -> Self::B;
+    /// `mask ? a : b` for a mask of all ones or all zeros in each lane.
+    fn select(self, mask: Self::B, a: Self::B, b: Self::B) -> Self::B;
+    /// The top bit of each lane, the first lane lowest.
+    fn top_bits(self, a: Self::B) -> u8;
+    /// The lanes' top bits from a byte, the first lane lowest; the other bits are zero.
+    fn spread(self, byte: u8) -> Self::B;
+    /// The nearest `i32`, ties to even. Only for values that fit.
+    fn round_to_int(self, a: Self::V) -> Self::B;
+    fn int_to_float(self, a: Self::B) -> Self::V;
+    fn widen_i8(self, from: &[u8; LANES]) -> Self::B;
+    fn widen_u8(self, from: &[u8; LANES]) -> Self::B;
+    fn widen_u16(self, from: &[u16; LANES]) -> Self::B;
+    /// The lowest byte of each lane.
+    fn narrow_u8(self, a: Self::B, to: &mut [u8; LANES]);
+    /// The lowest byte of each lane of four vectors, whose lanes are from -128 to 255.
+    fn narrow_four(self, a: [Self::B; 4], to: &mut [u8; 4 * LANES]);
+    /// The lower half of each lane.
+    fn narrow_u16(self, a: Self::B, to: &mut [u16; LANES]);
+    /// As [`F16::to_f32`].
+    fn widen_f16(self, from: &[F16; LANES]) -> Self::V;
+    /// As [`F16::from_f32`].
+    fn narrow_f16(self, a: Self::V, to: &mut [F16; LANES]);
+
+    fn zero_f64(self) -> Self::D;
+    /// `a * b + c` as `f64`, rounded once.
+    fn mul_add_f64(self, a: Self::V, b: Self::V, c: Self::D) -> Self::D;
+    fn add_f64(self, a: Self::D, b: Self::D) -> Self::D;
+    fn store_f64(self, value: Self::D, to: &mut [f64; LANES]);
 }
 
 /// The first lanes from `from` (at most [`LANES`] values), the rest `fill`.
@@ -74,12 +134,22 @@ pub(crate) fn max_lanes<S: Simd>(simd: S, value: S::V) -> f32 {
     lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
+/// The sum of the lanes, as the tree of [`sum_lanes`].
+#[inline(always)]
+pub(crate) fn sum_lanes_f64<S: Simd>(simd: S, value: S::D) -> f64 {
+    let mut l = [0.0; LANES];
+    simd.store_f64(value, &mut l);
+    ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
+}
+
 /// The scalar twin.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scalar;
 
 impl Simd for Scalar {
     type V = [f32; LANES];
+    type B = [u32; LANES];
+    type D = [f64; LANES];
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::V {
@@ -139,5 +209,171 @@ impl Simd for Scalar {
     #[inline(always)]
     fn low_bits_to_exponent(self, a: Self::V) -> Self::V {
         a.map(|lane| f32::from_bits(lane.to_bits() << 23))
+    }
+    #[inline(always)]
+    fn sqrt(self, a: Self::V) -> Self::V {
+        a.map(f32::sqrt)
+    }
+
+    #[inline(always)]
+    fn bits(self, a: Self::V) -> Self::B {
+        a.map(f32::to_bits)
+    }
+
+    #[inline(always)]
+    fn floats(self, a: Self::B) -> Self::V {
+        a.map(f32::from_bits)
+    }
+
+    #[inline(always)]
+    fn splat_bits(self, value: u32) -> Self::B {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn and(self, a: Self::B, b: Self::B) -> Self::B {
+        std::array::from_fn(|i| a[i] & b[i])
+    }
+
+    #[inline(always)]
+    fn or(self, a: Self::B, b: Self::B) -> Self::B {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+
+    #[inline(always)]
+    fn xor(self, a: Self::B, b: Self::B) -> Self::B {
+        std::array::from_fn(|i| a[i] ^ b[i])
+    }
+
+    #[inline(always)]
+    fn add_bits(self, a: Self::B, b: Self::B) -> Self::B {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+
+    #[inline(always)]
+    fn sub_bits(self, a: Self::B, b: Self::B) -> Self::B {
+        std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+
+    #[inline(always)]
+    fn shl<const N: i32>(self, a: Self::B) -> Self::B {
+        a.map(|lane| lane << N)
+    }
+
+    #[inline(always)]
+    fn shr<const N: i32>(self, a: Self::B) -> Self::B {
+        a.map(|lane| lane >> N)
+    }
+
+    #[inline(always)]
+    fn sar<const N: i32>(self, a: Self::B) -> Self::B {
+        a.map(|lane| (lane.cast_signed() >> N).cast_unsigned())
+    }
+
+    #[inline(always)]
+    fn max_bits(self, a: Self::B, b: Self::B) -> Self::B {
+        std::array::from_fn(|i| a[i].cast_signed().max(b[i].cast_signed()).cast_unsigned())
+    }
+
+    #[inline(always)]
+    fn min_bits(self, a: Self::B, b: Self::B) -> Self::B {
+        std::array::from_fn(|i| a[i].cast_signed().min(b[i].cast_signed()).cast_unsigned())
+    }
+
+    #[inline(always)]
+    fn largest_bits(self, a: Self::B) -> i32 {
+        a.into_iter().fold(i32::MIN, |largest, lane| largest.max(lane.cast_signed()))
+    }
+
+    #[inline(always)]
+    fn above(self, a: Self::B, b: Self::B) -> Self::B {
+        std::array::from_fn(|i| if a[i].cast_signed() > b[i].cast_signed() { u32::MAX } else { 0 })
+    }
+
+    #[inline(always)]
+    fn select(self, mask: Self::B, a: Self::B, b: Self::B) -> Self::B {
+        std::array::from_fn(|i| if mask[i] == 0 { b[i] } else { a[i] })
+    }
+
+    #[inline(always)]
+    fn top_bits(self, a: Self::B) -> u8 {
+        a.into_iter().rev().fold(0, |byte, lane| byte << 1 | (lane >> 31) as u8)
+    }
+
+    #[inline(always)]
+    fn spread(self, byte: u8) -> Self::B {
+        std::array::from_fn(|i| u32::from(byte >> i & 1) << 31)
+    }
+
+    #[inline(always)]
+    fn round_to_int(self, a: Self::V) -> Self::B {
+        a.map(|lane| (lane.round_ties_even() as i32).cast_unsigned())
+    }
+
+    #[inline(always)]
+    fn int_to_float(self, a: Self::B) -> Self::V {
+        a.map(|lane| lane.cast_signed() as f32)
+    }
+
+    #[inline(always)]
+    fn widen_i8(self, from: &[u8; LANES]) -> Self::B {
+        from.map(|byte| i32::from(byte.cast_signed()).cast_unsigned())
+    }
+
+    #[inline(always)]
+    fn widen_u8(self, from: &[u8; LANES]) -> Self::B {
+        from.map(u32::from)
+    }
+
+    #[inline(always)]
+    fn widen_u16(self, from: &[u16; LANES]) -> Self::B {
+        from.map(u32::from)
+    }
+
+    #[inline(always)]
+    fn narrow_u8(self, a: Self::B, to: &mut [u8; LANES]) {
+        *to = a.map(|lane| lane as u8);
+    }
+
+    #[inline(always)]
+    fn narrow_four(self, a: [Self::B; 4], to: &mut [u8; 4 * LANES]) {
+        for (a, to) in a.into_iter().zip(to.as_chunks_mut().0) {
+            self.narrow_u8(a, to);
+        }
+    }
+
+    #[inline(always)]
+    fn narrow_u16(self, a: Self::B, to: &mut [u16; LANES]) {
+        *to = a.map(|lane| lane as u16);
+    }
+
+    #[inline(always)]
+    fn widen_f16(self, from: &[F16; LANES]) -> Self::V {
+        from.map(F16::to_f32)
+    }
+
+    #[inline(always)]
+    fn narrow_f16(self, a: Self::V, to: &mut [F16; LANES]) {
+        *to = a.map(F16::from_f32);
+    }
+
+    #[inline(always)]
+    fn zero_f64(self) -> Self::D {
+        [0.0; LANES]
+    }
+
+    #[inline(always)]
+    fn mul_add_f64(self, a: Self::V, b: Self::V, c: Self::D) -> Self::D {
+        std::array::from_fn(|i| f64::from(a[i]).mul_add(f64::from(b[i]), c[i]))
+    }
+
+    #[inline(always)]
+    fn add_f64(self, a: Self::D, b: Self::D) -> Self::D {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn store_f64(self, value: Self::D, to: &mut [f64; LANES]) {
+        *to = value;
     }
 }

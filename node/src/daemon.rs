@@ -68,6 +68,19 @@ const TOO_LARGE: &str = "the data folder is larger than";
 /// Whole folder sizes are costly to add up: every so many looks.
 const DISK_EVERY: u64 = 10;
 
+/// Training was still at work when the daemon ended: its thread is left, and the process has to end without waiting.
+#[derive(Debug, thiserror::Error)]
+#[error("the step in progress did not end within {} s and was left; the checkpoint before it stands", STOP_DEADLINE.as_secs())]
+pub(crate) struct StepLeft;
+
+/// Ends the process without the work of an orderly end: libtorch's would pull its memory away from under a thread that
+/// still computes.
+pub(crate) fn end_at_once(code: i32) -> ! {
+    // Nobody reads it any more where this fails.
+    let _ = std::io::Write::flush(&mut std::io::stdout());
+    signal_hook::low_level::exit(code)
+}
+
 /// Joins a run and trains until stopped.
 ///
 /// # Errors
@@ -352,10 +365,7 @@ impl Daemon {
         let (ended, ()) = tokio::join!(end_training, end_network);
         match ended {
             Some(ended) => self.ended(ended),
-            None if training => Err(anyhow::anyhow!(
-                "the step in progress did not end within {} s and was left; the checkpoint before it stands",
-                STOP_DEADLINE.as_secs()
-            )),
+            None if training => Err(StepLeft.into()),
             None => outcome,
         }
     }
@@ -493,7 +503,7 @@ async fn end_on_signals(stop: watch::Sender<bool>, gate: Arc<Gate>) {
             _ = terminate.recv() => {}
         }
         if again {
-            std::process::exit(130);
+            end_at_once(130);
         }
         eprintln!("ending after this step; Ctrl-C again ends at once");
         gate.stop();

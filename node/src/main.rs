@@ -48,6 +48,9 @@ fn main() -> ExitCode {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
+            if error.is::<daemon::StepLeft>() {
+                daemon::end_at_once(1);
+            }
             ExitCode::from(exit_code(&error))
         }
     }

@@ -16,8 +16,18 @@ struct Room {
     never: &'static [&'static str],
 }
 
-const ROOMS: [Room; 7] = [
+const ROOMS: [Room; 9] = [
     Room { package: "swarmloom-kernels", knows: &[], never: &["tch", "tokio", "libp2p"] },
+    Room {
+        package: "swarmloom-collectives",
+        knows: &["swarmloom-kernels"],
+        never: &["tch", "tokio", "libp2p", "clap", "toml"],
+    },
+    Room {
+        package: "swarmloom-collectives-capi",
+        knows: &["swarmloom-collectives", "swarmloom-kernels"],
+        never: &["tch", "tokio", "libp2p", "clap", "toml"],
+    },
     Room {
         package: "swarmloom-protocol",
         knows: &[],

@@ -1,0 +1,481 @@
+//! A group of ranks: collectives with a deadline, and what happens when one of them dies.
+//!
+//! A [`Group`] is one rank's side. Its calls are collective: every rank makes the same calls in the same order. A call that
+//! fails says who is missing and what was waited for; the input is as it was, and the group does nothing more until
+//! [`Group::shrink`] has made a working one of those who live.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use swarmloom_kernels::reduce::{ReduceOp, Reducer};
+use swarmloom_kernels::{Dtype, Element};
+
+use crate::bootstrap::Rendezvous;
+use crate::control::Control;
+use crate::error::CollectiveError;
+use crate::execute::{Program, Streaming};
+use crate::fabric::region::{Region, Regions};
+use crate::fabric::{Entry, Fabric, Raw};
+use crate::fault::Fault;
+use crate::patience::{Abort, Ladder, Patience};
+use crate::plan::{Algorithm, Collective, Layout, Rank};
+use crate::select::Selector;
+use crate::setup;
+
+/// How a group is made, beyond where its ranks meet.
+#[derive(Debug, Clone)]
+pub struct GroupConfig {
+    /// How long an operation may take, from when it first has to wait.
+    pub timeout: Duration,
+    /// Which transport.
+    pub transport: Transport,
+    /// Bytes of scratch of each rank, twice.
+    pub scratch_bytes: usize,
+    /// TCP connections between every two ranks.
+    pub connections: usize,
+    /// How algorithms are chosen.
+    pub selector: Selector,
+    /// When stores pass the cache by.
+    pub streaming: Streaming,
+    /// Cores that this host's ranks may use; where there are more ranks, waits give the core away early.
+    pub cores: usize,
+}
+
+impl Default for GroupConfig {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            transport: Transport::Auto,
+            scratch_bytes: 4 << 20,
+            connections: 1,
+            selector: Selector::default(),
+            streaming: Streaming::default(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Transport {
+    /// Shared memory where all ranks share a host, TCP otherwise.
+    #[default]
+    Auto,
+    /// Shared memory, or an error.
+    Shm,
+    /// TCP, also within a host.
+    Tcp,
+}
+
+/// One rank's side of a group.
+#[derive(Debug)]
+pub struct Group {
+    control: Arc<Control>,
+    config: GroupConfig,
+    /// Ranks of the bootstrap, by rank of this group.
+    members: Vec<Rank>,
+    rank: Rank,
+    epoch: u64,
+    fabric: Box<dyn Fabric>,
+    layout: Layout,
+    regions: Regions,
+    abort: Arc<Abort>,
+    ladder: Ladder,
+    sequence: u64,
+    programs: Programs,
+    failed: Option<String>,
+    backup: Vec<u8>,
+}
+
+/// Programs used lately, the last one first.
+#[derive(Debug, Default)]
+struct Programs(Vec<(Key, Program)>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Key {
+    collective: Collective,
+    element_bytes: usize,
+    registered: bool,
+    forced: Option<Algorithm>,
+}
+
+/// Programs that are kept ready.
+const MAX_PROGRAMS: usize = 128;
+
+impl Group {
+    /// Meets the other ranks and sets the transport up.
+    ///
+    /// # Errors
+    /// [`CollectiveError::Bootstrap`], [`CollectiveError::Setup`].
+    pub fn join(at: Rendezvous, config: GroupConfig) -> Result<Self, CollectiveError> {
+        let timeout = at.timeout;
+        let control = Arc::new(Control::start(at)?);
+        let members = (0..control.ranks()).collect();
+        Self::enter(control, config, members, 1, Regions::default(), Instant::now() + timeout)
+    }
+
+    fn enter(
+        control: Arc<Control>,
+        config: GroupConfig,
+        members: Vec<Rank>,
+        epoch: u64,
+        regions: Regions,
+        deadline: Instant,
+    ) -> Result<Self, CollectiveError> {
+        let abort = Arc::new(Abort::default());
+        control.enter(epoch, &members, &abort);
+        let rank = members.iter().position(|member| *member == control.rank());
+        let rank = rank.ok_or_else(|| CollectiveError::Setup {
+            what: "joining the group",
+            fault: Fault::Lost { rank: control.rank(), how: "the others go on without this rank".into() },
+        })?;
+        let fabric = setup::fabric(&control, &config, &members, epoch, &regions, deadline)?;
+        let hosts = control.hosts();
+        let hosts: Vec<usize> = members.iter().map(|member| hosts[*member]).collect();
+        let layout = setup::layout(fabric.as_ref(), &hosts, rank);
+        let local = hosts.iter().filter(|host| **host == hosts[rank]).count();
+        let ladder = Ladder::for_host(local, config.cores);
+        Ok(Self {
+            control,
+            config,
+            members,
+            rank,
+            epoch,
+            fabric,
+            layout,
+            regions,
+            abort,
+            ladder,
+            sequence: 0,
+            programs: Programs::default(),
+            failed: None,
+            backup: Vec::new(),
+        })
+    }
+
+    /// This rank.
+    pub fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    /// How many there are.
+    pub fn ranks(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Ranks at the start, by rank of this group: they change only for a group of survivors.
+    pub fn members(&self) -> &[Rank] {
+        &self.members
+    }
+
+    /// 1 for a new group, more for one of survivors.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The transport's name.
+    pub fn transport(&self) -> &'static str {
+        self.fabric.name()
+    }
+
+    /// What its ranks can do to each other.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// How long an operation may take, from when it first has to wait.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.config.timeout = timeout;
+    }
+
+    /// Another way to choose algorithms: the same on every rank.
+    pub fn set_selector(&mut self, selector: Selector) {
+        self.config.selector = selector;
+        self.programs.0.clear();
+    }
+
+    /// When stores pass the cache by. May differ between ranks.
+    pub fn set_streaming(&mut self, streaming: Streaming) {
+        self.config.streaming = streaming;
+        self.programs.0.clear();
+    }
+
+    /// Makes zeroed memory that the ranks of this host reach directly: `all_reduce_registered` and its like need no
+    /// staging on it. Other transports use it like any memory.
+    ///
+    /// # Errors
+    /// [`CollectiveError::Setup`].
+    pub fn region(&self, bytes: usize) -> Result<Region, CollectiveError> {
+        let region = self.regions.create(bytes).map_err(|fault| CollectiveError::Setup { what: "a region", fault })?;
+        self.fabric.publish_regions();
+        Ok(region)
+    }
+
+    /// Reduces the inputs of all ranks into everybody's output.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn all_reduce<T: Element>(
+        &mut self,
+        input: &[T],
+        output: &mut [T],
+        op: ReduceOp,
+    ) -> Result<(), CollectiveError> {
+        let collective = Collective::AllReduce { count: input.len() };
+        self.run(&collective, input, output, op)
+    }
+
+    /// [`Group::all_reduce`] into the input itself. On an error it is as it was: the result is made apart and copied.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn all_reduce_in_place<T: Element>(&mut self, data: &mut [T], op: ReduceOp) -> Result<(), CollectiveError> {
+        let bytes = size_of_val(data);
+        let mut backup = std::mem::take(&mut self.backup);
+        backup.resize(backup.len().max(bytes), 0);
+        let collective = Collective::AllReduce { count: data.len() };
+        let (input, output) = (raw(data), Raw { at: backup.as_mut_ptr(), bytes });
+        // SAFETY: both buffers have that many bytes, and are apart from each other.
+        let done = unsafe { self.run_raw(&collective, T::DTYPE, op, input, output, false) };
+        if done.is_ok() {
+            // SAFETY: `bytes` of both; every pattern is a `T`.
+            unsafe { std::ptr::copy_nonoverlapping(backup.as_ptr(), data.as_mut_ptr().cast::<u8>(), bytes) };
+        }
+        self.backup = backup;
+        done
+    }
+
+    /// Reduces the inputs of all ranks and leaves each rank its part: `parts[r]` elements, one after the other.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn reduce_scatter<T: Element>(
+        &mut self,
+        input: &[T],
+        output: &mut [T],
+        parts: &[usize],
+        op: ReduceOp,
+    ) -> Result<(), CollectiveError> {
+        self.run(&Collective::ReduceScatter { parts: parts.to_vec() }, input, output, op)
+    }
+
+    /// Puts the inputs of all ranks (`parts[r]` elements) one after the other into everybody's output.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn all_gather<T: Element>(
+        &mut self,
+        input: &[T],
+        output: &mut [T],
+        parts: &[usize],
+    ) -> Result<(), CollectiveError> {
+        self.run(&Collective::AllGather { parts: parts.to_vec() }, input, output, ReduceOp::Sum)
+    }
+
+    /// Copies the root's input into everybody's output. Others give an empty input.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn broadcast<T: Element>(&mut self, input: &[T], output: &mut [T], root: Rank) -> Result<(), CollectiveError> {
+        self.run(&Collective::Broadcast { root, count: output.len() }, input, output, ReduceOp::Sum)
+    }
+
+    /// Reduces the inputs of all ranks into the root's output. Others give an empty output.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn reduce<T: Element>(
+        &mut self,
+        input: &[T],
+        output: &mut [T],
+        root: Rank,
+        op: ReduceOp,
+    ) -> Result<(), CollectiveError> {
+        self.run(&Collective::Reduce { root, count: input.len() }, input, output, op)
+    }
+
+    /// Gives rank `j` the `counts[i][j]` elements that rank `i` has for it.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn all_to_all<T: Element>(
+        &mut self,
+        input: &[T],
+        output: &mut [T],
+        counts: &[Vec<usize>],
+    ) -> Result<(), CollectiveError> {
+        self.run(&Collective::AllToAll { counts: counts.to_vec() }, input, output, ReduceOp::Sum)
+    }
+
+    /// Returns when every rank has called it.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn barrier(&mut self) -> Result<(), CollectiveError> {
+        self.run::<u8>(&Collective::Barrier, &[], &mut [], ReduceOp::Sum)
+    }
+
+    /// Copies the input of `from` into the output of `to`. Every rank calls it; only these two take part.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn send<T: Element>(
+        &mut self,
+        input: &[T],
+        output: &mut [T],
+        (from, to): (Rank, Rank),
+    ) -> Result<(), CollectiveError> {
+        let count = if self.rank == from { input.len() } else { output.len() };
+        self.run(&Collective::Send { from, to, count }, input, output, ReduceOp::Sum)
+    }
+
+    /// Any collective on slices.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn run<T: Element>(
+        &mut self,
+        collective: &Collective,
+        input: &[T],
+        output: &mut [T],
+        op: ReduceOp,
+    ) -> Result<(), CollectiveError> {
+        let (input, output) = (raw(input), Raw { at: output.as_mut_ptr().cast(), bytes: size_of_val(output) });
+        // SAFETY: a shared and an exclusive slice, held until the call returns.
+        unsafe { self.run_raw(collective, T::DTYPE, op, input, output, false) }
+    }
+
+    /// Any collective on memory by address. With `registered`, input and output are parts of a [`Region`] on every rank.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    ///
+    /// # Safety
+    /// `input` is readable and `output` writable, they do not overlap, and nobody else touches them until the call has
+    /// returned.
+    pub unsafe fn run_raw(
+        &mut self,
+        collective: &Collective,
+        dtype: Dtype,
+        op: ReduceOp,
+        input: Raw,
+        output: Raw,
+        registered: bool,
+    ) -> Result<(), CollectiveError> {
+        if let Some(why) = &self.failed {
+            return Err(CollectiveError::Poisoned { why: why.clone() });
+        }
+        let at = match self.programs.0.iter().position(|(key, _)| {
+            key.element_bytes == dtype.size() && key.registered == registered && key.collective == *collective
+        }) {
+            Some(at) => at,
+            None => self.prepare(collective, dtype.size(), registered)?,
+        };
+        let (key, program) = &mut self.programs.0[at];
+        let wanted = |bytes: usize, elements: usize, what: &str| {
+            let needed = elements * key.element_bytes;
+            if bytes == needed {
+                return Ok(());
+            }
+            let why = format!("the {what} has {bytes} bytes, not {needed}");
+            Err(CollectiveError::Usage { collective: collective.name(), why })
+        };
+        wanted(input.bytes, collective.input_len(self.rank), "input")?;
+        wanted(output.bytes, collective.output_len(self.rank), "output")?;
+        self.sequence += 1;
+        let entry = Entry { sequence: self.sequence, tag: tag(program, dtype, op), input, output };
+        let mut patience = Patience::new(&self.abort, self.config.timeout, self.ladder);
+        let reducer = Reducer::new(dtype, op);
+        // SAFETY: the caller's promise; lengths were checked, and the plan was verified for this layout.
+        match unsafe { program.run(self.fabric.as_mut(), &entry, &reducer, &mut patience) } {
+            Ok(()) => Ok(()),
+            Err((step, fault)) => {
+                let (awaited, on) = (program.describe(step), program.peer(step));
+                Err(self.fail(collective.name(), awaited, on, fault))
+            }
+        }
+    }
+
+    /// Builds, verifies and compiles a program; where it is now.
+    fn prepare(
+        &mut self,
+        collective: &Collective,
+        element_bytes: usize,
+        registered: bool,
+    ) -> Result<usize, CollectiveError> {
+        setup::check(collective, self.ranks())?;
+        let layout = setup::layout_for(&self.layout, registered);
+        let plan = self.config.selector.plan(collective, &layout, element_bytes)?;
+        let program = Program::compile(Arc::new(plan), self.rank, self.config.streaming);
+        let key = Key { collective: collective.clone(), element_bytes, registered, forced: None };
+        if self.programs.0.len() == MAX_PROGRAMS {
+            self.programs.0.pop();
+        }
+        self.programs.0.insert(0, (key, program));
+        Ok(0)
+    }
+
+    #[cold]
+    fn fail(&mut self, collective: &'static str, awaited: String, on: Option<Rank>, fault: Fault) -> CollectiveError {
+        let sequence = self.sequence;
+        let error = CollectiveError::Failed { collective, sequence, awaited, on, fault };
+        self.failed = Some(error.to_string());
+        if let CollectiveError::Failed { fault, .. } = &error {
+            // Whoever made us fail knows it; everybody else waits for us in vain.
+            let lost = match fault {
+                Fault::Lost { rank, .. } => Some(self.members[*rank]),
+                _ => None,
+            };
+            self.abort.raise(fault.clone());
+            self.control.abort(self.epoch, lost, &error.to_string());
+        }
+        error
+    }
+
+    /// Ends whatever the ranks of this group do or will do, with this reason.
+    pub fn abort(&mut self, why: &str) {
+        self.failed.get_or_insert_with(|| why.to_owned());
+        self.abort.raise(Fault::Aborted { by: self.rank, why: why.to_owned() });
+        self.control.abort(self.epoch, None, why);
+    }
+
+    /// What ends this group's waits from another thread.
+    pub fn aborter(&self) -> Arc<Abort> {
+        self.abort.clone()
+    }
+
+    /// Makes a working group of the ranks that live, once this one has failed on all of them. Who gives no answer within
+    /// the time is left out. Ranks are numbered anew, in the old order; [`Group::members`] says who is who.
+    ///
+    /// # Errors
+    /// [`CollectiveError::Setup`] where the others went on without this rank, or the time was over.
+    pub fn shrink(self, timeout: Duration) -> Result<Self, CollectiveError> {
+        let Self { control, config, members, epoch, fabric, regions, .. } = self;
+        // Peers notice that this rank has given up, if they have not yet.
+        control.abort(epoch, None, "a rank shrinks the group");
+        drop(fabric);
+        let deadline = Instant::now() + timeout;
+        let agreed = control.agree(epoch, &members, timeout / 2);
+        let agreed = agreed.map_err(|fault| CollectiveError::Setup { what: "agreeing on who lives", fault })?;
+        Self::enter(control, config, agreed, epoch + 1, regions, deadline)
+    }
+}
+
+/// What ranks must agree on, hashed (FNV-1a); never 0.
+fn tag(program: &Program, dtype: Dtype, op: ReduceOp) -> u32 {
+    let plan = program.plan();
+    let op = if plan.collective.reduces() { op as u32 } else { 0 };
+    let mut hash = program.tag();
+    for part in [dtype as u32, op] {
+        hash = (hash ^ part).wrapping_mul(0x0100_0193);
+    }
+    hash | 1
+}
+
+fn raw<T: Element>(slice: &[T]) -> Raw {
+    Raw { at: slice.as_ptr().cast_mut().cast(), bytes: size_of_val(slice) }
+}
+
+#[cfg(test)]
+mod tests;

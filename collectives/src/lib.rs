@@ -1,0 +1,27 @@
+//! Collectives over primitive channels.
+//!
+//! Four layers, each usable alone, none knowing the ones above:
+//!
+//! 1. memory and channels ([`fabric`]): put, signal, wait, flush and packets, over shared memory, TCP and others;
+//! 2. plans ([`plan`]): a collective as data, verified before it runs;
+//! 3. execution and groups: one rank's program, carried out over channels, with deadlines, abort and survivors;
+//! 4. collectives with an algorithm chosen by size, ranks and what was measured.
+
+pub mod bench;
+pub mod bootstrap;
+#[cfg(test)]
+mod chaos;
+mod control;
+pub mod error;
+pub mod execute;
+pub mod fabric;
+pub mod fault;
+pub mod group;
+pub mod memory;
+pub mod patience;
+pub mod plan;
+pub mod select;
+mod setup;
+
+pub use error::CollectiveError;
+pub use group::{Group, GroupConfig, Transport};

@@ -1,0 +1,58 @@
+//! How a plan looks: steps as words, a table for each rank, and a picture.
+
+use std::fmt;
+
+use super::{Buffer, Place, Slice, Step};
+
+impl fmt::Display for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Input => f.write_str("input"),
+            Self::Output => f.write_str("output"),
+            Self::Scratch => f.write_str("scratch"),
+            Self::Packet(from) => write!(f, "packet of {from}"),
+        }
+    }
+}
+
+impl fmt::Display for Slice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}..{}]", self.buffer, self.start, self.start.saturating_add(self.len))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.rank, self.slice)
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put { from, to, signal } => {
+                write!(f, "put {from} -> {to}{}", if *signal { ", signal" } else { "" })
+            }
+            Self::Signal { to } => write!(f, "signal {to}"),
+            Self::Wait { from } => write!(f, "wait {from}"),
+            Self::Packet { from, to } => write!(f, "packet {from} -> {to}"),
+            Self::WaitPacket { from } => write!(f, "wait packet {from}"),
+            Self::Expose { to } => write!(f, "expose {to}"),
+            Self::Meet { from } => write!(f, "meet {from}"),
+            Self::Copy { from, to } => write!(f, "copy {from} -> {to}"),
+            Self::Reduce { from, to } => {
+                f.write_str("reduce ")?;
+                list(f, from)?;
+                f.write_str(" -> ")?;
+                list(f, to)
+            }
+        }
+    }
+}
+
+fn list(f: &mut fmt::Formatter<'_>, places: &[Place]) -> fmt::Result {
+    for (i, place) in places.iter().enumerate() {
+        write!(f, "{}{place}", if i == 0 { "" } else { " + " })?;
+    }
+    Ok(())
+}
