@@ -12,11 +12,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode};
 use std::time::Duration;
 
-use swarmloom_collectives::bench::{FloorWay, Point, Program, RankArgs, Said, processors, rank};
+use swarmloom_collectives::bench::{Point, Program, RankArgs, Said, processors, rank};
 use swarmloom_collectives::execute::Streaming;
 use swarmloom_collectives::plan::Algorithm;
 use swarmloom_collectives::select::Selector;
-use swarmloom_collectives::{GroupConfig, Transport};
 
 type Wrong = Box<dyn std::error::Error>;
 
@@ -94,24 +93,8 @@ fn one<'a>(program: &str, number: usize, value: &dyn Fn(&str) -> Option<&'a str>
 }
 
 fn parse<'a>(name: &str, value: &dyn Fn(&str) -> Option<&'a str>) -> Result<Program, Wrong> {
-    let (bare, streaming) = name.strip_suffix("-nt").map_or((name, false), |bare| (bare, true));
-    let floor = |way| Ok(Program::Floor { way, streaming });
-    match bare {
-        "floor-one-shot" => return floor(FloorWay::OneShot),
-        "floor-two-shot" => return floor(FloorWay::TwoShot),
-        "floor-direct" => return floor(FloorWay::Direct),
-        "floor-tcp" => return Ok(Program::FloorSockets),
-        "limits" => return Ok(Program::Limits),
-        _ => {}
-    }
-    let mut config = GroupConfig {
-        transport: match bare {
-            "shm" | "registered" => Transport::Shm,
-            "tcp" => Transport::Tcp,
-            other => return Err(format!("{other:?} is no program").into()),
-        },
-        ..GroupConfig::default()
-    };
+    let mut program = Program::named(name).ok_or_else(|| format!("{name:?} is none of {:?}", Program::NAMES))?;
+    let Program::Ours { config, .. } = &mut program else { return Ok(program) };
     if let Some(text) = value("--selector") {
         config.selector = serde_json::from_str::<Selector>(text)?;
     }
@@ -120,7 +103,7 @@ fn parse<'a>(name: &str, value: &dyn Fn(&str) -> Option<&'a str>) -> Result<Prog
         config.selector.forced = Some(known.ok_or_else(|| format!("{name:?} is no algorithm"))?);
     }
     if let Some((output, scratch)) = value("--streaming").and_then(|text| text.split_once(',')) {
-        config.streaming = Streaming { output_from: output.parse()?, scratch_from: scratch.parse()? };
+        config.streaming = Some(Streaming { output_from: output.parse()?, scratch_from: scratch.parse()? });
     }
     if let Some(bytes) = value("--scratch") {
         config.scratch_bytes = bytes.parse()?;
@@ -128,5 +111,5 @@ fn parse<'a>(name: &str, value: &dyn Fn(&str) -> Option<&'a str>) -> Result<Prog
     if let Some(number) = value("--connections") {
         config.connections = number.parse()?;
     }
-    Ok(Program::Ours { config: Box::new(config), registered: bare == "registered" })
+    Ok(program)
 }

@@ -32,7 +32,7 @@ pub use record::{Limit, Record, Said};
 use crate::bootstrap::Rendezvous;
 use crate::error::CollectiveError;
 use crate::fault::Fault;
-use crate::group::{Group, GroupConfig};
+use crate::group::{Group, GroupConfig, Transport};
 use clock::Clock;
 
 /// What a rank runs.
@@ -52,10 +52,49 @@ pub enum Program {
         /// Stores that other cores read, and large results, pass the cache by.
         streaming: bool,
     },
-    /// Two ranks, a connection each way, and nothing else.
+    /// Two ranks, two connections, and nothing else.
     FloorSockets,
     /// Not collectives: what copies, cache lines and sockets can do.
     Limits,
+}
+
+impl Program {
+    /// All that have a name: two ways of ours over shared memory and one over TCP, the bare programs (`-nt`: stores past
+    /// the cache), and the limits.
+    pub const NAMES: [&str; 11] = [
+        "shm",
+        "registered",
+        "tcp",
+        "floor-one-shot",
+        "floor-one-shot-nt",
+        "floor-two-shot",
+        "floor-two-shot-nt",
+        "floor-direct",
+        "floor-direct-nt",
+        "floor-tcp",
+        "limits",
+    ];
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        let ours = |transport, registered| Self::Ours {
+            config: Box::new(GroupConfig { transport, ..GroupConfig::default() }),
+            registered,
+        };
+        let (bare, streaming) = name.strip_suffix("-nt").map_or((name, false), |bare| (bare, true));
+        match bare {
+            "floor-one-shot" => Some(Self::Floor { way: FloorWay::OneShot, streaming }),
+            "floor-two-shot" => Some(Self::Floor { way: FloorWay::TwoShot, streaming }),
+            "floor-direct" => Some(Self::Floor { way: FloorWay::Direct, streaming }),
+            _ if streaming => None,
+            "shm" => Some(ours(Transport::Shm, false)),
+            "registered" => Some(ours(Transport::Shm, true)),
+            "tcp" => Some(ours(Transport::Tcp, false)),
+            "floor-tcp" => Some(Self::FloorSockets),
+            "limits" => Some(Self::Limits),
+            _ => None,
+        }
+    }
 }
 
 /// How the bare program goes about it.
@@ -188,4 +227,18 @@ pub fn processors() -> Result<Vec<usize>, rustix::io::Errno> {
 
 fn largest(points: &[Point]) -> usize {
     points.iter().map(|point| point.bytes).max().unwrap_or(0).max(4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_has_its_program_and_no_other_name_has_one() {
+        assert!(Program::NAMES.iter().all(|name| Program::named(name).is_some()));
+        assert!(["shm-nt", "floor", "limits-nt", ""].iter().all(|name| Program::named(name).is_none()));
+        assert!(matches!(Program::named("registered"), Some(Program::Ours { registered: true, .. })));
+        let floor = Program::named("floor-two-shot-nt");
+        assert!(matches!(floor, Some(Program::Floor { way: FloorWay::TwoShot, streaming: true })));
+    }
 }

@@ -3,6 +3,7 @@
 //! [`Program::compile`] turns a rank's steps into addresses to be: indices of buffers and byte offsets. [`Program::run`]
 //! fills the addresses in and does what the steps say. Nothing is decided here.
 
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use swarmloom_kernels::copy::{self, Stores};
@@ -11,7 +12,7 @@ use swarmloom_kernels::reduce::Reducer;
 use crate::fabric::{Entry, Fabric, Target, Window};
 use crate::fault::Fault;
 use crate::patience::Patience;
-use crate::plan::{Buffer, MAX_RANKS, Place, Plan, Rank, Slice, Step};
+use crate::plan::{Buffer, Layout, MAX_RANKS, Place, Plan, Rank, Slice, Step};
 
 /// An address to be: a buffer's index in [`Program::bases`], and bytes from its start.
 #[derive(Debug, Clone, Copy)]
@@ -51,9 +52,30 @@ pub struct Streaming {
     pub scratch_from: usize,
 }
 
-impl Default for Streaming {
-    fn default() -> Self {
-        Self { output_from: 8 << 20, scratch_from: usize::MAX }
+/// Smaller operations stay in the cache in any case.
+const WORTH_TRYING: usize = 1 << 10;
+/// The same where nothing is staged.
+const DIRECT_WORTH_TRYING: usize = 32 << 10;
+/// Larger ones do not: there is less to try, and every try costs more.
+const BEYOND_CACHE: usize = 4 << 20;
+
+impl Streaming {
+    /// Never.
+    pub const NEVER: Self = Self { output_from: usize::MAX, scratch_from: usize::MAX };
+
+    /// The ways that may be the fastest for an operation of so many bytes. Where scratch is not shared, only outputs that
+    /// fill the cache are worth it.
+    pub fn worth_trying(bytes: usize, layout: &Layout) -> Vec<Self> {
+        let output = Self { output_from: 0, scratch_from: usize::MAX };
+        let both = Self { output_from: 0, scratch_from: 0 };
+        match layout.near.load_scratch {
+            _ if bytes < WORTH_TRYING => vec![Self::NEVER],
+            true if layout.near.reduce_user && bytes < DIRECT_WORTH_TRYING => vec![Self::NEVER],
+            true if layout.near.reduce_user => vec![output, Self::NEVER],
+            true if bytes >= BEYOND_CACHE => vec![both, output],
+            true => vec![both, Self::NEVER, Self { output_from: usize::MAX, scratch_from: 0 }, output],
+            false => vec![Self::NEVER],
+        }
     }
 }
 
@@ -235,12 +257,14 @@ impl Program {
                     Ok(())
                 }
                 Act::Reduce { from, to, targets, count, stores } => {
-                    let mut sources = [std::ptr::null(); MAX_RANKS];
+                    // Not filled in beforehand: for small operations that would be most of the work.
+                    let mut sources = [const { MaybeUninit::<*const u8>::uninit() }; MAX_RANKS];
                     for (source, at) in sources.iter_mut().zip(from) {
-                        *source = address(at, bases).cast_const();
+                        source.write(address(at, bases).cast_const());
                     }
+                    let sources = std::slice::from_raw_parts(sources.as_ptr().cast(), from.len().min(MAX_RANKS));
                     let to = [address(&to[0], bases), address(&to[1], bases)];
-                    reducer.run(&sources[..from.len()], &to[..*targets], *count, *stores);
+                    reducer.run(sources, &to[..*targets], *count, *stores);
                     Ok(())
                 }
             }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use swarmloom_kernels::reduce::{ReduceOp, Reducer};
 use swarmloom_kernels::{Dtype, Element};
 
+use crate::adapt::Trials;
 use crate::bootstrap::Rendezvous;
 use crate::control::Control;
 use crate::error::CollectiveError;
@@ -35,8 +36,8 @@ pub struct GroupConfig {
     pub connections: usize,
     /// How algorithms are chosen.
     pub selector: Selector,
-    /// When stores pass the cache by.
-    pub streaming: Streaming,
+    /// When stores pass the cache by; `None` finds out by trying.
+    pub streaming: Option<Streaming>,
     /// Cores that this host's ranks may use; where there are more ranks, waits give the core away early.
     pub cores: usize,
 }
@@ -49,7 +50,7 @@ impl Default for GroupConfig {
             scratch_bytes: 4 << 20,
             connections: 1,
             selector: Selector::default(),
-            streaming: Streaming::default(),
+            streaming: None,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }
@@ -90,7 +91,19 @@ pub struct Group {
 
 /// Programs used lately, the last one first.
 #[derive(Debug, Default)]
-struct Programs(Vec<(Key, Program)>);
+struct Programs(Vec<(Key, Prepared)>);
+
+/// A collective in all the ways of storing that are worth a try.
+#[derive(Debug)]
+struct Prepared {
+    ways: Vec<Program>,
+    trials: Trials,
+    /// Bytes of input and output.
+    input_bytes: usize,
+    output_bytes: usize,
+    /// What reduces, and the operation's tag, for the dtype and operation of the last call.
+    last: (Dtype, ReduceOp, Reducer, u32),
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Key {
@@ -100,6 +113,8 @@ struct Key {
     forced: Option<Algorithm>,
 }
 
+/// Bytes of operations that fill the caches by themselves.
+const LARGE: usize = 4 << 20;
 /// Programs that are kept ready.
 const MAX_PROGRAMS: usize = 128;
 
@@ -195,8 +210,8 @@ impl Group {
         self.programs.0.clear();
     }
 
-    /// When stores pass the cache by. May differ between ranks.
-    pub fn set_streaming(&mut self, streaming: Streaming) {
+    /// When stores pass the cache by; `None` finds out by trying. May differ between ranks.
+    pub fn set_streaming(&mut self, streaming: Option<Streaming>) {
         self.config.streaming = streaming;
         self.programs.0.clear();
     }
@@ -330,6 +345,14 @@ impl Group {
         self.run(&Collective::Send { from, to, count }, input, output, ReduceOp::Sum)
     }
 
+    /// Whether a collective makes sense for this group: ranks, counts and sizes fit.
+    ///
+    /// # Errors
+    /// [`CollectiveError::Usage`].
+    pub fn check(&self, collective: &Collective) -> Result<(), CollectiveError> {
+        setup::check(collective, self.ranks())
+    }
+
     /// Any collective on slices.
     ///
     /// # Errors
@@ -370,26 +393,33 @@ impl Group {
             key.element_bytes == dtype.size() && key.registered == registered && key.collective == *collective
         }) {
             Some(at) => at,
-            None => self.prepare(collective, dtype.size(), registered)?,
+            None => self.prepare(collective, (dtype, op), registered)?,
         };
-        let (key, program) = &mut self.programs.0[at];
-        let wanted = |bytes: usize, elements: usize, what: &str| {
-            let needed = elements * key.element_bytes;
-            if bytes == needed {
-                return Ok(());
-            }
-            let why = format!("the {what} has {bytes} bytes, not {needed}");
-            Err(CollectiveError::Usage { collective: collective.name(), why })
-        };
-        wanted(input.bytes, collective.input_len(self.rank), "input")?;
-        wanted(output.bytes, collective.output_len(self.rank), "output")?;
+        let (_, prepared) = &mut self.programs.0[at];
+        if (input.bytes, output.bytes) != (prepared.input_bytes, prepared.output_bytes) {
+            let why = format!(
+                "input and output have {} and {} bytes, not {} and {}",
+                input.bytes, output.bytes, prepared.input_bytes, prepared.output_bytes
+            );
+            return Err(CollectiveError::Usage { collective: collective.name(), why });
+        }
+        let (last_dtype, last_op, ..) = prepared.last;
+        if (last_dtype, last_op) != (dtype, op) {
+            prepared.last = (dtype, op, Reducer::new(dtype, op), tag(&prepared.ways[0], dtype, op));
+        }
+        let (_, _, reducer, tag) = prepared.last;
         self.sequence += 1;
-        let entry = Entry { sequence: self.sequence, tag: tag(program, dtype, op), input, output };
+        let (way, timed) = prepared.trials.next();
+        let program = &mut prepared.ways[way];
+        let began = timed.then(Instant::now);
+        let entry = Entry { sequence: self.sequence, tag, input, output };
         let mut patience = Patience::new(&self.abort, self.config.timeout, self.ladder);
-        let reducer = Reducer::new(dtype, op);
         // SAFETY: the caller's promise; lengths were checked, and the plan was verified for this layout.
         match unsafe { program.run(self.fabric.as_mut(), &entry, &reducer, &mut patience) } {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                prepared.trials.record(began.map(|began| began.elapsed()));
+                Ok(())
+            }
             Err((step, fault)) => {
                 let (awaited, on) = (program.describe(step), program.peer(step));
                 Err(self.fail(collective.name(), awaited, on, fault))
@@ -401,18 +431,37 @@ impl Group {
     fn prepare(
         &mut self,
         collective: &Collective,
-        element_bytes: usize,
+        (dtype, op): (Dtype, ReduceOp),
         registered: bool,
     ) -> Result<usize, CollectiveError> {
+        let element_bytes = dtype.size();
         setup::check(collective, self.ranks())?;
         let layout = setup::layout_for(&self.layout, registered);
         let plan = self.config.selector.plan(collective, &layout, element_bytes)?;
-        let program = Program::compile(Arc::new(plan), self.rank, self.config.streaming);
+        let bytes = |elements: usize| {
+            let why = || format!("{elements} elements are more than there can be");
+            elements
+                .checked_mul(element_bytes)
+                .ok_or_else(|| CollectiveError::Usage { collective: collective.name(), why: why() })
+        };
+        let (input_bytes, output_bytes) =
+            (bytes(collective.input_len(self.rank))?, bytes(collective.output_len(self.rank))?);
+        let streaming = match self.config.streaming {
+            Some(fixed) => vec![fixed],
+            None => Streaming::worth_trying(input_bytes.max(output_bytes), &layout),
+        };
+        // A try of a large operation is dear, and leaves nothing of others in the caches.
+        let tries = if input_bytes.max(output_bytes) < LARGE { 6 } else { 2 };
+        let plan = Arc::new(plan);
+        let ways: Vec<Program> =
+            streaming.into_iter().map(|one| Program::compile(plan.clone(), self.rank, one)).collect();
+        let last = (dtype, op, Reducer::new(dtype, op), tag(&ways[0], dtype, op));
+        let prepared = Prepared { trials: Trials::new(ways.len(), tries), ways, input_bytes, output_bytes, last };
         let key = Key { collective: collective.clone(), element_bytes, registered, forced: None };
         if self.programs.0.len() == MAX_PROGRAMS {
             self.programs.0.pop();
         }
-        self.programs.0.insert(0, (key, program));
+        self.programs.0.insert(0, (key, prepared));
         Ok(0)
     }
 

@@ -7,6 +7,7 @@
 //! 3. execution and groups: one rank's program, carried out over channels, with deadlines, abort and survivors;
 //! 4. collectives with an algorithm chosen by size, ranks and what was measured.
 
+pub mod adapt;
 pub mod bench;
 pub mod bootstrap;
 #[cfg(test)]

@@ -74,7 +74,7 @@ fn shm(
         })
         .collect();
     let connected = match (offer, cards) {
-        (Ok(offer), Some(cards)) => offer.connect(rank, &cards),
+        (Ok(offer), Some(cards)) => offer.connect(rank, &cards.into_iter().map(Some).collect::<Vec<_>>()),
         (Err(fault), _) => Err(fault),
         (_, None) => Err(Fault::System { what: "shared memory", why: "another rank has none".into() }),
     };
@@ -108,10 +108,29 @@ pub(crate) fn layout_for(layout: &Layout, registered: bool) -> Layout {
     layout
 }
 
+/// More would not be addressable.
+const MAX_ELEMENTS: usize = 1 << 48;
+
 /// Whether a collective makes sense for a group.
 pub(crate) fn check(collective: &Collective, ranks: usize) -> Result<(), CollectiveError> {
     let refuse = |why: String| Err(CollectiveError::Usage { collective: collective.name(), why });
     let in_group = |rank: Rank| rank < ranks;
+    let fits = |counts: &[usize]| {
+        let sum = counts.iter().try_fold(0_usize, |sum, count| sum.checked_add(*count));
+        sum.is_some_and(|sum| sum <= MAX_ELEMENTS)
+    };
+    let sizes_fit = match collective {
+        Collective::AllReduce { count }
+        | Collective::Broadcast { count, .. }
+        | Collective::Reduce { count, .. }
+        | Collective::Send { count, .. } => *count <= MAX_ELEMENTS,
+        Collective::ReduceScatter { parts } | Collective::AllGather { parts } => fits(parts),
+        Collective::AllToAll { counts } => fits(&counts.concat()),
+        Collective::Barrier => true,
+    };
+    if !sizes_fit {
+        return refuse(format!("more than {MAX_ELEMENTS} elements"));
+    }
     match collective {
         Collective::ReduceScatter { parts } | Collective::AllGather { parts } if parts.len() != ranks => {
             refuse(format!("{} parts for {ranks} ranks", parts.len()))

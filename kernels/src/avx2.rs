@@ -1,18 +1,18 @@
 //! AVX2, FMA and F16C: eight lanes in one register.
 
 use std::arch::x86_64::{
-    __m256, __m256d, __m256i, _MM_FROUND_TO_NEAREST_INT, _mm_cvtsi128_si32, _mm_loadl_epi64, _mm_loadu_si128,
-    _mm_max_epi32, _mm_packus_epi32, _mm_shuffle_epi32, _mm_storel_epi64, _mm_storeu_si128, _mm_unpacklo_epi32,
-    _mm256_add_epi32, _mm256_add_pd, _mm256_add_ps, _mm256_and_si256, _mm256_blendv_epi8, _mm256_castps_si256,
-    _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cmpgt_epi32, _mm256_cvtepi8_epi32,
-    _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_epi32,
-    _mm256_cvtps_pd, _mm256_cvtps_ph, _mm256_div_ps, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_pd,
-    _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps, _mm256_max_epi32, _mm256_max_ps, _mm256_min_epi32,
-    _mm256_min_ps, _mm256_movemask_ps, _mm256_mul_ps, _mm256_or_si256, _mm256_packs_epi32, _mm256_packus_epi16,
-    _mm256_permutevar8x32_epi32, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps,
-    _mm256_setr_epi32, _mm256_setzero_pd, _mm256_shuffle_epi8, _mm256_slli_epi32, _mm256_sllv_epi32, _mm256_sqrt_ps,
-    _mm256_srai_epi32, _mm256_srli_epi32, _mm256_storeu_pd, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32,
-    _mm256_sub_ps, _mm256_xor_si256,
+    __m256, __m256d, __m256i, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0, _mm_cvtsi128_si32, _mm_loadl_epi64,
+    _mm_loadu_si128, _mm_max_epi32, _mm_packus_epi32, _mm_prefetch, _mm_shuffle_epi32, _mm_storel_epi64,
+    _mm_storeu_si128, _mm_unpacklo_epi32, _mm256_add_epi32, _mm256_add_pd, _mm256_add_ps, _mm256_and_si256,
+    _mm256_blendv_epi8, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_castsi256_si128,
+    _mm256_cmpgt_epi32, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
+    _mm256_cvtps_epi32, _mm256_cvtps_pd, _mm256_cvtps_ph, _mm256_div_ps, _mm256_extractf128_ps,
+    _mm256_extracti128_si256, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps, _mm256_max_epi32,
+    _mm256_max_ps, _mm256_min_epi32, _mm256_min_ps, _mm256_movemask_ps, _mm256_mul_ps, _mm256_or_si256,
+    _mm256_packs_epi16, _mm256_packs_epi32, _mm256_packus_epi16, _mm256_packus_epi32, _mm256_permutevar8x32_epi32,
+    _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_pd, _mm256_shuffle_epi8,
+    _mm256_slli_epi32, _mm256_sllv_epi32, _mm256_sqrt_ps, _mm256_srai_epi32, _mm256_srli_epi32, _mm256_storeu_pd,
+    _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32, _mm256_sub_ps, _mm256_xor_si256,
 };
 
 use crate::dtype::F16;
@@ -41,6 +41,18 @@ impl Avx2Fma {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn run_with_avx2_fma<K: Kernel>(simd: Avx2Fma, kernel: K) -> K::Output {
     kernel.run(simd)
+}
+
+/// Packing works in each half by itself: each holds its four bytes of every vector. Puts them next to those
+/// of the other half.
+///
+/// # Safety
+///
+/// The processor must have AVX2.
+#[inline(always)]
+unsafe fn in_order(packed: __m256i) -> __m256i {
+    // SAFETY: the caller promised AVX2.
+    unsafe { _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)) }
 }
 
 impl Simd for Avx2Fma {
@@ -187,12 +199,6 @@ impl Simd for Avx2Fma {
     }
 
     #[inline(always)]
-    fn sar<const N: i32>(self, a: __m256i) -> __m256i {
-        // SAFETY: `self` proves that the processor has AVX2.
-        unsafe { _mm256_srai_epi32::<N>(a) }
-    }
-
-    #[inline(always)]
     fn max_bits(self, a: __m256i, b: __m256i) -> __m256i {
         // SAFETY: `self` proves that the processor has AVX2.
         unsafe { _mm256_max_epi32(a, b) }
@@ -261,9 +267,12 @@ impl Simd for Avx2Fma {
     }
 
     #[inline(always)]
-    fn widen_u8(self, from: &[u8; LANES]) -> __m256i {
-        // SAFETY: `self` proves AVX2; `from` is 8 readable bytes, and no alignment is asked for.
-        unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.as_ptr().cast())) }
+    fn widen_i4(self, from: u32) -> __m256i {
+        // SAFETY: `self` proves that the processor has AVX2.
+        unsafe {
+            let up = _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0);
+            _mm256_srai_epi32::<28>(_mm256_sllv_epi32(_mm256_set1_epi32(from.cast_signed()), up))
+        }
     }
 
     #[inline(always)]
@@ -285,17 +294,20 @@ impl Simd for Avx2Fma {
     }
 
     #[inline(always)]
-    fn narrow_four(self, a: [__m256i; 4], to: &mut [u8; 4 * LANES]) {
+    fn narrow_four_i8(self, a: [__m256i; 4], to: &mut [u8; 4 * LANES]) {
         // SAFETY: `self` proves AVX2; `to` is 32 writable bytes, and no alignment is asked for.
         unsafe {
-            // Packing saturates, but the lanes fit 16 bits, and of those only the lower byte is kept.
-            let low = _mm256_set1_epi16(0xff);
-            let ab = _mm256_and_si256(_mm256_packs_epi32(a[0], a[1]), low);
-            let cd = _mm256_and_si256(_mm256_packs_epi32(a[2], a[3]), low);
-            // Each half holds its four bytes of every vector; they belong next to those of the other half.
-            let words = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-            let bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(ab, cd), words);
-            _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes);
+            let packed = _mm256_packs_epi16(_mm256_packs_epi32(a[0], a[1]), _mm256_packs_epi32(a[2], a[3]));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), in_order(packed));
+        }
+    }
+
+    #[inline(always)]
+    fn narrow_four_u8(self, a: [__m256i; 4], to: &mut [u8; 4 * LANES]) {
+        // SAFETY: `self` proves AVX2; `to` is 32 writable bytes, and no alignment is asked for.
+        unsafe {
+            let packed = _mm256_packus_epi16(_mm256_packus_epi32(a[0], a[1]), _mm256_packus_epi32(a[2], a[3]));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), in_order(packed));
         }
     }
 
@@ -362,5 +374,11 @@ impl Simd for Avx2Fma {
             _mm256_storeu_pd(to.as_mut_ptr(), value[0]);
             _mm256_storeu_pd(to.as_mut_ptr().add(4), value[1]);
         }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        // SAFETY: the instruction is a hint; it reads nothing and never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 }

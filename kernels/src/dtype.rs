@@ -214,7 +214,7 @@ mod tests {
     fn known_patterns() {
         assert_eq!(Bf16::from_f32(1.0), Bf16(0x3f80));
         assert_eq!(Bf16::from_f32(-0.0), Bf16(0x8000));
-        assert_eq!(Bf16::from_f32(3.141_592_7), Bf16(0x4049));
+        assert_eq!(Bf16::from_f32(std::f32::consts::PI), Bf16(0x4049));
         assert_eq!(F16::from_f32(1.0), F16(0x3c00));
         assert_eq!(F16::from_f32(65519.0), F16(0x7bff));
         assert_eq!(F16::from_f32(65520.0), F16(0x7c00));

@@ -10,8 +10,8 @@ use std::marker::PhantomData;
 
 use crate::isa::{Isa, Kernel, detected};
 use crate::quantise::code::{self, Code, WithFormat};
-use crate::quantise::{OnIsa, Scheme, quantise_block};
-use crate::simd::{LANES, Simd, store_partial};
+use crate::quantise::{OnIsa, Scheme, products_are_exact, quantise_block};
+use crate::simd::{LANES, Simd, divide, store_partial};
 
 /// A quantised buffer, as [`quantise`](crate::quantise::quantise) writes it.
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +113,7 @@ impl WithFormat for OnIsa<Requantise<'_>> {
                 for (i, (codes, scale)) in blocks {
                     let sum = &mut buffer.0[..block.min(count - i * block)];
                     reduce_block::<S, C, BYTES>(simd, sources, block, i, divisor, sum);
-                    *scale = quantise_block::<S, f32, C, BYTES>(simd, sum, codes);
+                    *scale = quantise_block::<S, f32, C, BYTES, false>(simd, sum, codes);
                 }
             }
         }
@@ -156,9 +156,30 @@ struct Buffer([f32; Scheme::LARGEST_BLOCK]);
 /// Vectors that are summed side by side, so that a sum stays in a register over all sources.
 const TILE: usize = 8;
 
+/// How far ahead the codes of every source are asked for, in bytes. The processor follows a stream by itself, but
+/// not beyond a page, and pages of codes last for a microsecond only.
+const AHEAD: usize = 2048;
+
 /// The mean of block `i` of all sources.
 #[inline(always)]
 fn reduce_block<S: Simd, C: Code<BYTES>, const BYTES: usize>(
+    simd: S,
+    sources: &[Quantised<'_>],
+    block: usize,
+    i: usize,
+    divisor: u32,
+    out: &mut [f32],
+) {
+    if sources.iter().all(|source| products_are_exact(source.scales[i])) {
+        sum_block::<S, C, BYTES, true>(simd, sources, block, i, divisor, out);
+    } else {
+        sum_block::<S, C, BYTES, false>(simd, sources, block, i, divisor, out);
+    }
+}
+
+/// [`reduce_block`] where products are exact, so that they can be added in one instruction, or where they are not.
+#[inline(always)]
+fn sum_block<S: Simd, C: Code<BYTES>, const BYTES: usize, const EXACT: bool>(
     simd: S,
     sources: &[Quantised<'_>],
     block: usize,
@@ -170,54 +191,46 @@ fn reduce_block<S: Simd, C: Code<BYTES>, const BYTES: usize>(
     let mut at = i * (block / LANES * BYTES);
     let (tiles, out_end) = out.as_chunks_mut::<{ TILE * LANES }>();
     for out in tiles {
-        let mut sums = values::<S, C, BYTES>(simd, first, i, &first.codes[at..at + TILE * BYTES]);
-        for source in rest {
-            let values = values::<S, C, BYTES>(simd, source, i, &source.codes[at..at + TILE * BYTES]);
-            for (sum, value) in sums.iter_mut().zip(values) {
-                *sum = simd.add(*sum, value);
-            }
+        let scale = simd.splat(first.scales[i]);
+        let mut sums = [scale; TILE];
+        for (sum, codes) in sums.iter_mut().zip(tile::<S, BYTES>(simd, first, at)) {
+            *sum = simd.mul(C::decode(simd, codes), scale);
         }
-        if divisor > 1 {
-            let divisor = simd.splat(divisor as f32);
-            for sum in &mut sums {
-                *sum = simd.div(*sum, divisor);
+        for source in rest {
+            let scale = simd.splat(source.scales[i]);
+            for (sum, codes) in sums.iter_mut().zip(tile::<S, BYTES>(simd, source, at)) {
+                *sum = add_product::<S, EXACT>(simd, C::decode(simd, codes), scale, *sum);
             }
         }
         for (sum, out) in sums.into_iter().zip(out.as_chunks_mut().0) {
-            simd.store(sum, out);
+            simd.store(divide(simd, sum, divisor), out);
         }
         at += TILE * BYTES;
     }
     for out in out_end.chunks_mut(LANES) {
         let bytes = out.len().div_ceil(LANES / BYTES);
-        let value = |source: &Quantised<'_>| code::padded::<BYTES>(&source.codes[at..at + bytes]);
-        let mut sum = simd.mul(C::decode(simd, &value(first)), simd.splat(first.scales[i]));
+        let codes = |source: &Quantised<'_>| code::padded::<BYTES>(&source.codes[at..at + bytes]);
+        let mut sum = simd.mul(C::decode(simd, &codes(first)), simd.splat(first.scales[i]));
         for source in rest {
-            let value = simd.mul(C::decode(simd, &value(source)), simd.splat(source.scales[i]));
-            sum = simd.add(sum, value);
+            let scale = simd.splat(source.scales[i]);
+            sum = add_product::<S, EXACT>(simd, C::decode(simd, &codes(source)), scale, sum);
         }
-        if divisor > 1 {
-            sum = simd.div(sum, simd.splat(divisor as f32));
-        }
-        store_partial(simd, sum, out);
+        store_partial(simd, divide(simd, sum, divisor), out);
         at += bytes;
     }
 }
 
-/// The values of a tile of block `i`.
+/// The codes of a tile.
 #[inline(always)]
-fn values<S: Simd, C: Code<BYTES>, const BYTES: usize>(
-    simd: S,
-    source: &Quantised<'_>,
-    i: usize,
-    codes: &[u8],
-) -> [S::V; TILE] {
-    let scale = simd.splat(source.scales[i]);
-    let mut values = [scale; TILE];
-    for (value, codes) in values.iter_mut().zip(codes.as_chunks().0) {
-        *value = simd.mul(C::decode(simd, codes), scale);
-    }
-    values
+fn tile<'a, S: Simd, const BYTES: usize>(simd: S, source: &Quantised<'a>, at: usize) -> &'a [[u8; BYTES]] {
+    let codes = &source.codes[at..at + TILE * BYTES];
+    simd.prefetch(codes.as_ptr().wrapping_add(AHEAD));
+    codes.as_chunks().0
+}
+
+#[inline(always)]
+fn add_product<S: Simd, const EXACT: bool>(simd: S, value: S::V, scale: S::V, sum: S::V) -> S::V {
+    if EXACT { simd.mul_add(value, scale, sum) } else { simd.add(sum, simd.mul(value, scale)) }
 }
 
 #[cfg(test)]
@@ -242,6 +255,12 @@ mod tests {
             let mut codes = vec![0; scheme.code_bytes(count)];
             let mut scales = vec![0.0; scheme.blocks(count)];
             quantise(scheme, &x, &mut codes, &mut scales);
+            if i == 2 {
+                // Any scale is accepted, and any code: products that are rounded, overflow or underflow.
+                let foreign = [0.1, 3e38, -1e-40, f32::NEG_INFINITY, 1e-37];
+                scales.iter_mut().zip(foreign).skip(1).for_each(|(scale, foreign)| *scale = foreign);
+                codes.iter_mut().step_by(7).for_each(|code| *code = code.wrapping_mul(77));
+            }
             (codes, scales)
         };
         (0..n).map(source).collect()

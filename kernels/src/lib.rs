@@ -30,15 +30,20 @@
 
 pub mod activation;
 pub mod attention;
+pub mod bench;
 pub mod copy;
 pub mod fp8;
 pub mod fused;
 pub mod linear;
 pub mod norm;
+pub mod norms;
+pub mod outer;
 pub mod quantise;
 pub mod reduce;
+pub mod robust;
 pub mod rotary;
 pub mod sampling;
+pub mod sparsify;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -5,14 +5,15 @@
 //!
 //! | format | codes | scale | error of a value `x` (`s` is the scale) |
 //! |---|---|---|---|
-//! | [`Format::Int8`] | -127 to 127 | `max abs x / 127` | `s * (1/2 + 2^-14)` |
-//! | [`Format::Int4`] | -7 to 7 | `max abs x / 7` | `s * (1/2 + 2^-14)` |
+//! | [`Format::Int8`] | -127 to 127 | `max abs x / 127` | `s * (1/2 + 2^-15)` |
+//! | [`Format::Int4`] | -7 to 7 | `max abs x / 7` | `s * (1/2 + 2^-15)` |
 //! | [`Format::E4m3`] | ±448 | `max abs x / 448` | `max(abs x / 16, s / 1024) * (1 + 2^-20)` |
 //! | [`Format::E5m2`] | ±57344 | `max abs x / 57344` | `max(abs x / 8, s / 131072) * (1 + 2^-20)` |
 //! | [`Format::Sign`] | ±1 | `mean abs x` | see below |
 //!
-//! A code is `x * (largest code / max abs x)`, rounded to nearest, ties to even. The small terms stand for the rounding
-//! of that quotient, of the scale, and of the products.
+//! A code is `x * (1 / s)`, rounded to nearest, ties to even; the small terms stand for the rounding of the reciprocal
+//! and of the product. Scales other than a mean are rounded up to 17 significant bits, so that `code * scale` is exact
+//! for codes of at most 7: a value that was read is not rounded again.
 //!
 //! - **Not finite**: if a block holds a NaN or an infinity, its scale is NaN and its codes are zero, so that all of it
 //!   reads as NaN. A poisoned block stays visible, and does not turn into plausible numbers.
@@ -31,6 +32,7 @@
 use crate::dtype::Float;
 use crate::isa::{Isa, Kernel, detected};
 use crate::lanes;
+use crate::norms::largest_magnitude;
 use crate::simd::{LANES, Simd};
 
 pub(crate) mod code;
@@ -176,7 +178,7 @@ impl<T: Float> code::WithFormat for OnIsa<Quantise<'_, T>> {
                 let Quantise { block, x, codes, scales } = self.0;
                 let bytes = block / LANES * BYTES;
                 for ((x, codes), scale) in x.chunks(block).zip(codes.chunks_mut(bytes)).zip(scales) {
-                    *scale = quantise_block::<S, T, C, BYTES>(simd, x, codes);
+                    *scale = quantise_block::<S, T, C, BYTES, true>(simd, x, codes);
                 }
             }
         }
@@ -185,28 +187,35 @@ impl<T: Float> code::WithFormat for OnIsa<Quantise<'_, T>> {
     }
 }
 
-/// Writes the codes of a block and returns its scale.
+/// Writes the codes of a block and returns its scale. With `AHEAD`, the next block is asked for meanwhile: this one is
+/// in the cache by then, and memory would be idle.
 #[inline(always)]
-pub(crate) fn quantise_block<S: Simd, T: Float, C: Code<BYTES>, const BYTES: usize>(
+pub(crate) fn quantise_block<S: Simd, T: Float, C: Code<BYTES>, const BYTES: usize, const AHEAD: bool>(
     simd: S,
     x: &[T],
     codes: &mut [u8],
 ) -> f32 {
-    let (largest, code) = match C::RULE {
-        Rule::Largest(code) => (largest_magnitude(simd, x), code),
-        Rule::Mean => ((sum_of_magnitudes(simd, x) / x.len() as f64) as f32, 1.0),
+    let scale = match C::RULE {
+        Rule::Largest(code) => scale_of(largest_magnitude(simd, x), code),
+        Rule::Mean => {
+            let mean = (sum_of_magnitudes(simd, x) / x.len() as f64) as f32;
+            if mean.is_finite() { normal_or_zero(mean) } else { f32::NAN }
+        }
     };
-    let scale = scale_of(largest, code);
     if scale.is_nan() || scale == 0.0 {
         codes.fill(0);
         return scale;
     }
-    // Not the reciprocal of the scale, so that the two divisions can overlap.
-    let reciprocal = simd.splat(code / largest);
+    let reciprocal = simd.splat(1.0 / scale);
+    let next = x.as_ptr_range().end;
     let (x, x_end) = x.as_chunks();
     let (codes, codes_end) = codes.split_at_mut(x.len() * BYTES);
     let ((x, x_rest), (codes, codes_rest)) = (x.as_chunks(), codes.as_chunks_mut().0.as_chunks_mut());
-    for ([a, b, c, d], codes) in x.iter().zip(codes) {
+    for (i, ([a, b, c, d], codes)) in x.iter().zip(codes).enumerate() {
+        if AHEAD {
+            simd.prefetch(next.wrapping_add(i * 4 * LANES).cast());
+            simd.prefetch(next.wrapping_add(i * 4 * LANES + 2 * LANES).cast());
+        }
         let [a, b] = [simd.mul(lanes::load(simd, a), reciprocal), simd.mul(lanes::load(simd, b), reciprocal)];
         let [c, d] = [simd.mul(lanes::load(simd, c), reciprocal), simd.mul(lanes::load(simd, d), reciprocal)];
         C::encode_four(simd, [a, b, c, d], codes);
@@ -222,42 +231,34 @@ pub(crate) fn quantise_block<S: Simd, T: Float, C: Code<BYTES>, const BYTES: usi
     scale
 }
 
-/// `largest / code`: NaN where `largest` is not finite, zero where the scale would be subnormal.
+/// `largest / code`, rounded up to 17 significant bits: NaN where `largest` is not finite, zero where the scale would be
+/// subnormal.
 #[inline(always)]
 fn scale_of(largest: f32, code: f32) -> f32 {
     if !largest.is_finite() {
         return f32::NAN;
     }
-    let scale = largest / code;
-    if scale < f32::MIN_POSITIVE {
-        0.0
-    } else if (scale * code).is_infinite() {
-        // Rounded up from the largest numbers there are: the value of the largest code must be finite.
-        scale.next_down()
-    } else {
-        scale
-    }
+    let quotient = normal_or_zero(largest / code).to_bits();
+    let up = f32::from_bits((quotient + LOW_BITS) & !LOW_BITS);
+    // From the largest numbers there are, down: the value of the largest code must be finite.
+    if (up * code).is_finite() { up } else { f32::from_bits(quotient & !LOW_BITS) }
 }
 
-/// The largest absolute value; NaN or infinity where there is one. The bits of magnitudes are in their order.
+/// Bits of an `f32` below the upper 17 of its mantissa.
+const LOW_BITS: u32 = 0x7f;
+
+fn normal_or_zero(scale: f32) -> f32 {
+    if scale < f32::MIN_POSITIVE { 0.0 } else { scale }
+}
+
+/// Whether a code times this scale is never rounded, so that `code * scale + x` is the same with one rounding or two.
+///
+/// A code has at most 7 significant bits, the scales that [`quantise`] writes have 17, and an `f32` has 24; the bounds
+/// exclude overflow and underflow. What is not a number, or is zero, stays so either way.
 #[inline(always)]
-fn largest_magnitude<S: Simd, T: Float>(simd: S, x: &[T]) -> f32 {
-    let mask = simd.splat_bits(0x7fff_ffff);
-    let mut largest = [simd.splat_bits(0); 4];
-    let (quads, _) = x.as_chunks::<{ 4 * LANES }>();
-    for quad in quads {
-        for (x, largest) in quad.as_chunks().0.iter().zip(&mut largest) {
-            *largest = simd.max_bits(*largest, simd.and(simd.bits(lanes::load(simd, x)), mask));
-        }
-    }
-    let (rest, end) = x[quads.len() * 4 * LANES..].as_chunks();
-    for x in rest {
-        largest[0] = simd.max_bits(largest[0], simd.and(simd.bits(lanes::load(simd, x)), mask));
-    }
-    let end = simd.and(simd.bits(lanes::load_partial(simd, end)), mask);
-    let [a, b, c, d] = largest;
-    let all = simd.max_bits(simd.max_bits(a, b), simd.max_bits(simd.max_bits(c, d), end));
-    f32::from_bits(simd.largest_bits(all).cast_unsigned())
+pub(crate) fn products_are_exact(scale: f32) -> bool {
+    let ordinary = (1e-30..=1e30).contains(&scale.abs());
+    scale.to_bits() & LOW_BITS == 0 && (ordinary || scale == 0.0 || !scale.is_finite())
 }
 
 /// The sum of absolute values in eight chains, element `i` in chain `i mod 8`.

@@ -62,8 +62,6 @@ pub(crate) trait Simd: Copy {
     fn shl<const N: i32>(self, a: Self::B) -> Self::B;
     /// Zeros come in from above.
     fn shr<const N: i32>(self, a: Self::B) -> Self::B;
-    /// Copies of the sign bit come in from above.
-    fn sar<const N: i32>(self, a: Self::B) -> Self::B;
     /// The larger one, as `i32`.
     fn max_bits(self, a: Self::B, b: Self::B) -> Self::B;
     /// The smaller one, as `i32`.
@@ -82,12 +80,15 @@ pub(crate) trait Simd: Copy {
     fn round_to_int(self, a: Self::V) -> Self::B;
     fn int_to_float(self, a: Self::B) -> Self::V;
     fn widen_i8(self, from: &[u8; LANES]) -> Self::B;
-    fn widen_u8(self, from: &[u8; LANES]) -> Self::B;
+    /// Four bits of two's complement each, the first lane lowest.
+    fn widen_i4(self, from: u32) -> Self::B;
     fn widen_u16(self, from: &[u16; LANES]) -> Self::B;
     /// The lowest byte of each lane.
     fn narrow_u8(self, a: Self::B, to: &mut [u8; LANES]);
-    /// The lowest byte of each lane of four vectors, whose lanes are from -128 to 255.
-    fn narrow_four(self, a: [Self::B; 4], to: &mut [u8; 4 * LANES]);
+    /// The lowest byte of each lane of four vectors, whose lanes are from -128 to 127.
+    fn narrow_four_i8(self, a: [Self::B; 4], to: &mut [u8; 4 * LANES]);
+    /// The lowest byte of each lane of four vectors, whose lanes are from 0 to 255.
+    fn narrow_four_u8(self, a: [Self::B; 4], to: &mut [u8; 4 * LANES]);
     /// The lower half of each lane.
     fn narrow_u16(self, a: Self::B, to: &mut [u16; LANES]);
     /// As [`F16::to_f32`].
@@ -100,6 +101,9 @@ pub(crate) trait Simd: Copy {
     fn mul_add_f64(self, a: Self::V, b: Self::V, c: Self::D) -> Self::D;
     fn add_f64(self, a: Self::D, b: Self::D) -> Self::D;
     fn store_f64(self, value: Self::D, to: &mut [f64; LANES]);
+
+    /// Asks for the cache line at an address, which may be anywhere: no memory need be there.
+    fn prefetch(self, address: *const u8);
 }
 
 /// The first lanes from `from` (at most [`LANES`] values), the rest `fill`.
@@ -140,6 +144,19 @@ pub(crate) fn sum_lanes_f64<S: Simd>(simd: S, value: S::D) -> f64 {
     let mut l = [0.0; LANES];
     simd.store_f64(value, &mut l);
     ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
+}
+
+/// `value / divisor` for a divisor above zero, exactly as the division rounds.
+#[inline(always)]
+pub(crate) fn divide<S: Simd>(simd: S, value: S::V, divisor: u32) -> S::V {
+    if divisor == 1 {
+        value
+    } else if divisor.is_power_of_two() {
+        // The reciprocal is exact, so that the product is the quotient; and it is far faster.
+        simd.mul(value, simd.splat(1.0 / divisor as f32))
+    } else {
+        simd.div(value, simd.splat(divisor as f32))
+    }
 }
 
 /// The scalar twin.
@@ -266,11 +283,6 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn sar<const N: i32>(self, a: Self::B) -> Self::B {
-        a.map(|lane| (lane.cast_signed() >> N).cast_unsigned())
-    }
-
-    #[inline(always)]
     fn max_bits(self, a: Self::B, b: Self::B) -> Self::B {
         std::array::from_fn(|i| a[i].cast_signed().max(b[i].cast_signed()).cast_unsigned())
     }
@@ -321,8 +333,8 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn widen_u8(self, from: &[u8; LANES]) -> Self::B {
-        from.map(u32::from)
+    fn widen_i4(self, from: u32) -> Self::B {
+        std::array::from_fn(|i| ((from << (28 - 4 * i)).cast_signed() >> 28).cast_unsigned())
     }
 
     #[inline(always)]
@@ -336,7 +348,14 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn narrow_four(self, a: [Self::B; 4], to: &mut [u8; 4 * LANES]) {
+    fn narrow_four_i8(self, a: [Self::B; 4], to: &mut [u8; 4 * LANES]) {
+        for (a, to) in a.into_iter().zip(to.as_chunks_mut().0) {
+            self.narrow_u8(a, to);
+        }
+    }
+
+    #[inline(always)]
+    fn narrow_four_u8(self, a: [Self::B; 4], to: &mut [u8; 4 * LANES]) {
         for (a, to) in a.into_iter().zip(to.as_chunks_mut().0) {
             self.narrow_u8(a, to);
         }
@@ -376,4 +395,7 @@ impl Simd for Scalar {
     fn store_f64(self, value: Self::D, to: &mut [f64; LANES]) {
         *to = value;
     }
+
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
 }

@@ -1,5 +1,6 @@
 //! `bench`: ratios against a peer program or a limit, measured in the same run.
 
+mod collectives;
 mod rollouts;
 mod tasks;
 
@@ -37,6 +38,9 @@ pub(crate) fn run(verb: &BenchVerb, as_json: bool) -> anyhow::Result<()> {
     let (rows, notes) = match verb {
         BenchVerb::Tasks(args) => tasks::run(args).context("bench tasks")?,
         BenchVerb::Rollouts(args) => rollouts::run(args).context("bench rollouts")?,
+        // Has tables of its own.
+        BenchVerb::Collectives(args) => return collectives::run(args, as_json).context("bench collectives"),
+        BenchVerb::CollectiveRank(args) => return collectives::rank(args),
     };
     say(as_json, &json!({ "rows": rows, "notes": notes }), || table(&rows, &notes))
 }

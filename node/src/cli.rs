@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use swarmloom_collectives::bench::{Op, Point};
 
 /// Trains models on whatever machines its users have.
 #[derive(Debug, Parser)]
@@ -287,6 +288,14 @@ pub(crate) enum BenchVerb {
     /// Completions per second, and where the time of a training step goes.
     #[command(after_help = "Example: swarmloom bench rollouts --quick")]
     Rollouts(BenchArgs),
+    /// Collectives on this host beside MPI libraries, oneCCL, gloo and a bare program, all in one run.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench collectives --quick\n  cargo xtask bench collectives --collectives all_reduce --rounds 7 --plot all-reduce.svg"
+    )]
+    Collectives(CollectivesArgs),
+    /// One rank of a program that `bench collectives` measures.
+    #[command(hide = true)]
+    CollectiveRank(CollectiveRankArgs),
 }
 
 /// What every benchmark takes.
@@ -300,6 +309,98 @@ pub(crate) struct BenchArgs {
     pub(crate) peers: Option<PathBuf>,
 }
 
+/// `bench collectives`.
+#[derive(Debug, Args)]
+pub(crate) struct CollectivesArgs {
+    #[command(flatten)]
+    pub(crate) bench: BenchArgs,
+    /// How many ranks; several make a grid of their own each.
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "2")]
+    pub(crate) ranks: Vec<usize>,
+    /// Which way bytes go.
+    #[arg(long, value_enum, default_value = "all")]
+    pub(crate) transport: WireArg,
+    /// Which collectives: all_reduce, all_gather, reduce_scatter, broadcast, all_to_all, reduce. All when absent, with
+    /// `--quick` the first.
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub(crate) collectives: Vec<Op>,
+    /// Sizes in bytes (K and M: 2^10 and 2^20). From 8 to 64M when absent.
+    #[arg(long, value_name = "BYTES,...", value_delimiter = ',', value_parser = bytes)]
+    pub(crate) sizes: Vec<usize>,
+    /// No sizes above this one.
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) max_bytes: Option<usize>,
+    /// How often everybody takes a turn.
+    #[arg(long)]
+    pub(crate) rounds: Option<usize>,
+    /// Time for each size and program in a round.
+    #[arg(long, value_name = "MILLISECONDS")]
+    pub(crate) budget_ms: Option<u64>,
+    /// Only these programs, ours or others'.
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Draw time over size to this SVG file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Write every single measurement to this file, a JSON line each.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) records: Option<PathBuf>,
+}
+
+/// A transport to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WireArg {
+    /// Shared memory.
+    Shm,
+    /// TCP on the loopback interface.
+    Tcp,
+    /// Both.
+    All,
+}
+
+/// `bench collective-rank`.
+#[derive(Debug, Args)]
+pub(crate) struct CollectiveRankArgs {
+    /// The program.
+    pub(crate) program: String,
+    /// Which rank.
+    #[arg(long)]
+    pub(crate) rank: usize,
+    /// Of how many.
+    #[arg(long)]
+    pub(crate) ranks: usize,
+    /// The file that the ranks share.
+    #[arg(long)]
+    pub(crate) clock: PathBuf,
+    /// Where ranks of ours meet.
+    #[arg(long)]
+    pub(crate) port: u16,
+    /// Processors by rank.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) cpus: Vec<usize>,
+    /// What is measured.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) points: Vec<Point>,
+    /// Time for each.
+    #[arg(long)]
+    pub(crate) budget_ms: u64,
+    /// How long anything may be waited for.
+    #[arg(long)]
+    pub(crate) patience_s: u64,
+}
+
+/// `4096`, `4K`, `64M`.
+fn bytes(text: &str) -> Result<usize, String> {
+    let (number, unit) = match text.trim_end_matches(['k', 'K', 'm', 'M']) {
+        bare if bare.len() == text.len() => (bare, 1),
+        bare if text.ends_with(['k', 'K']) => (bare, 1 << 10),
+        bare => (bare, 1 << 20),
+    };
+    let wrong = || format!("{text:?} is not a number of bytes, such as 8, 4K or 64M");
+    let number: usize = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).filter(|bytes| (4..=1 << 30).contains(bytes)).ok_or_else(wrong)
+}
+
 /// `config …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigVerb {
@@ -309,4 +410,17 @@ pub(crate) enum ConfigVerb {
         /// The file; `-` for standard input.
         file: PathBuf,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(["8", "4K", "64m"].map(bytes), [Ok(8), Ok(4096), Ok(64 << 20)]);
+        for wrong in ["", "K", "4KK8", "0", "8G", "99999999M"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -106,16 +106,11 @@ unsafe fn run(
             };
             let Some(group) = &mut state.group else { return state.usage("there is no group: joining it failed") };
             let Some(collective) = collective(group.ranks()) else { return state.usage("a null pointer") };
+            if let Err(wrong) = group.check(&collective) {
+                return state.note(Err(wrong));
+            }
             let rank = group.rank();
             let bytes = |elements: usize| elements.checked_mul(dtype.size());
-            let in_range = match &collective {
-                Collective::Broadcast { root, .. } | Collective::Reduce { root, .. } => *root < group.ranks(),
-                Collective::Send { from, to, .. } => *from < group.ranks() && *to < group.ranks(),
-                _ => true,
-            };
-            if !in_range {
-                return state.usage("there is no such rank");
-            }
             let lengths = (bytes(collective.input_len(rank)), bytes(collective.output_len(rank)));
             let (Some(input_bytes), Some(output_bytes)) = lengths else {
                 return state.usage("more bytes than there can be");

@@ -15,7 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::BenchError;
 
 /// Ranks of a measured program.
-pub const MAX_RANKS: usize = 16;
+pub(super) const MAX_RANKS: usize = 16;
 /// Timed iterations of a point.
 pub(super) const MAX_ITERATIONS: usize = 20_000;
 

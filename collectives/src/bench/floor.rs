@@ -153,7 +153,7 @@ impl Floor {
     fn flag(&self, kind: Kind, rank: usize) -> &AtomicU64 {
         // SAFETY: inside the mapped area, which lives as long as `self`; zeroed when it was made, and touched through
         // atomics only.
-        unsafe { &(&*(&raw const (*self.area).flags[kind as usize][rank])).0 }
+        unsafe { &(*self.area).flags[kind as usize][rank].0 }
     }
 
     #[inline]

@@ -101,9 +101,15 @@ pub struct Point {
 }
 
 impl Point {
+    /// Elements of the vector: whole ones, and as many in every part.
+    pub fn count(self, ranks: usize) -> usize {
+        let count = self.bytes / size_of::<f32>();
+        if self.op.is_parted() { count / ranks * ranks } else { count }
+    }
+
     /// Whether there is an element for every part.
     pub fn fits(self, ranks: usize) -> bool {
-        self.bytes >= size_of::<f32>() * if self.op.is_parted() { ranks } else { 1 }
+        self.count(ranks) > 0
     }
 }
 
@@ -157,8 +163,9 @@ pub(super) fn run<O: Operator>(
     operator: &mut O,
     say: &mut dyn FnMut(&Said),
 ) -> Result<(), BenchError> {
-    for point in args.points.iter().filter(|point| point.fits(clock.ranks())) {
-        if operator.begin(point.op, point.bytes / size_of::<f32>())? {
+    let ranks = clock.ranks();
+    for point in args.points.iter().filter(|point| point.fits(ranks)) {
+        if operator.begin(point.op, point.count(ranks))? {
             let record = measure(args, clock, operator, *point)?;
             if clock.rank() == 0 {
                 say(&Said::Point(record));
@@ -172,10 +179,10 @@ fn measure<O: Operator>(
     args: &RankArgs,
     clock: &mut Clock,
     operator: &mut O,
-    Point { op, bytes }: Point,
+    point: Point,
 ) -> Result<Record, BenchError> {
     let (rank, ranks) = (clock.rank(), clock.ranks());
-    let count = bytes / size_of::<f32>();
+    let (op, count) = (point.op, point.count(ranks));
     let (inputs, outputs) = (op.input_len(count, ranks), op.output_len(count, ranks, rank));
     let one_way_before_ns = clock.one_way()?;
     let (mut warm, mut total, mut iters) = (PROBES, PROBES, 0);
@@ -224,7 +231,7 @@ fn measure<O: Operator>(
     Ok(Record {
         peer: args.name.clone(),
         op,
-        bytes,
+        bytes: point.bytes,
         ranks,
         iters,
         one_way_before_ns,
@@ -269,7 +276,9 @@ mod tests {
     }
 
     #[test]
-    fn a_point_has_an_element_for_every_part() {
+    fn a_point_has_as_many_elements_in_every_part() {
+        assert_eq!(Point { op: Op::AllToAll, bytes: 64 }.count(3), 15);
+        assert_eq!(Point { op: Op::Broadcast, bytes: 64 }.count(3), 16);
         let fits = |op, bytes, ranks| Point { op, bytes }.fits(ranks);
         assert!(fits(Op::AllReduce, 8, 16) && fits(Op::AllGather, 8, 2));
         assert!(!fits(Op::AllGather, 8, 3) && !fits(Op::AllReduce, 3, 2));

@@ -1,4 +1,4 @@
-//! The bare program over TCP: two ranks, a connection each way, sockets that never block.
+//! The bare program over TCP: two ranks, two connections, sockets that never block.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -17,13 +17,14 @@ use super::parts::Parts;
 const PIECE: usize = 256 << 10;
 /// What comes in and is to be summed stays in a cache.
 const STAGING: usize = 128 << 10;
+/// Up to here both ways share a connection: answers carry the acknowledgements. Above, each way has its own.
+const SHARED_TO: usize = 32 << 10;
 
 /// One of the two ranks.
 #[derive(Debug)]
 pub(super) struct Sockets {
     me: usize,
-    out: TcpStream,
-    incoming: TcpStream,
+    links: [TcpStream; 2],
     input: Buffer,
     output: Buffer,
     staging: Vec<u8>,
@@ -31,7 +32,7 @@ pub(super) struct Sockets {
     reducer: Reducer,
 }
 
-/// The two connections between ranks 0 and 1: what goes out, what comes in.
+/// Two connections between ranks 0 and 1, the same first on both sides.
 pub(super) fn connect(clock: &mut Clock) -> Result<[TcpStream; 2], BenchError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = clock.share(u64::from(listener.local_addr()?.port()))?;
@@ -40,8 +41,7 @@ pub(super) fn connect(clock: &mut Clock) -> Result<[TcpStream; 2], BenchError> {
         [listener.accept()?.0, listener.accept()?.0]
     } else {
         let dial = || TcpStream::connect((Ipv4Addr::LOCALHOST, port as u16));
-        let [theirs, ours] = [dial()?, dial()?];
-        [ours, theirs]
+        [dial()?, dial()?]
     };
     for link in &links {
         link.set_nodelay(true)?;
@@ -57,11 +57,10 @@ impl Sockets {
             let point = Point { op: Op::AllReduce, bytes };
             return Err(BenchError::Unfit { what: "the bare socket program", ranks: clock.ranks(), point });
         }
-        let [out, incoming] = connect(clock)?;
+        let links = connect(clock)?;
         Ok(Self {
             me: clock.rank(),
-            out,
-            incoming,
+            links,
             input: Buffer::new(bytes)?,
             output: Buffer::new(bytes)?,
             staging: vec![0; STAGING],
@@ -104,19 +103,22 @@ impl Operator for Sockets {
         };
         let (mut sent, mut come, mut staged) = (0, 0, 0);
         let mut kept = keep.is_none();
+        // `links[0]` is the way out of rank 0.
+        let shared = leaving.len().max(coming.len()) <= SHARED_TO;
+        let (out, incoming) = if shared { (0, 0) } else { (self.me, 1 - self.me) };
         while sent < leaving.len() || come < coming.len() {
             let mut moved = 0;
             if sent < leaving.len() {
                 let end = leaving.len().min(sent + PIECE);
-                moved = advance(self.out.write(&leaving[sent..end]))?;
+                moved = advance(self.links[out].write(&leaving[sent..end]))?;
                 sent += moved;
             }
             if come < coming.len() {
                 let left = coming.len() - come;
                 let got = match own {
-                    None => advance(self.incoming.read(&mut coming[come..][..left.min(PIECE)]))?,
+                    None => advance(self.links[incoming].read(&mut coming[come..][..left.min(PIECE)]))?,
                     Some(_) => advance(
-                        self.incoming.read(&mut self.staging[staged..][..(left - staged).min(STAGING - staged)]),
+                        self.links[incoming].read(&mut self.staging[staged..][..(left - staged).min(STAGING - staged)]),
                     )?,
                 };
                 moved += got;

@@ -6,6 +6,7 @@
 //! sees the value.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use rustix::thread::{MembarrierCommand, futex, membarrier, sched_yield};
@@ -28,7 +29,7 @@ const SHORT_SLEEP: Duration = Duration::from_micros(100);
 #[derive(Debug)]
 struct Futex;
 
-impl Sleeper for Futex {
+impl Sleeper<AtomicU64, AtomicU32> for Futex {
     fn fence(&self) -> bool {
         register() && membarrier(MembarrierCommand::GlobalExpedited).is_ok()
     }

@@ -37,7 +37,11 @@ impl RegionSlot {
 
 /// The regions of one rank. They outlive epochs: a group of survivors goes on with them.
 #[derive(Debug, Clone, Default)]
-pub struct Regions(Arc<Mutex<Table>>);
+pub struct Regions {
+    table: Arc<Mutex<Table>>,
+    /// Counts changes of the table.
+    changes: Arc<AtomicU64>,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -47,7 +51,13 @@ struct Table {
 
 impl Regions {
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What [`Regions::find`] has said stands as long as this does.
+    #[inline]
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Makes one.
@@ -68,17 +78,19 @@ impl Regions {
             Some(slot) => *slot = entry,
             None => table.slots.push(entry),
         }
+        self.changes.fetch_add(1, Ordering::AcqRel);
         drop(table);
         Ok(Region { shared, bytes, index: free, regions: self.clone() })
     }
 
-    /// Which region has all of `buffer`, and where in it.
-    pub(crate) fn find(&self, buffer: Raw) -> Option<(usize, usize)> {
+    /// Which region has all of `buffer` (index and serial), and where in it.
+    pub(crate) fn find(&self, buffer: Raw) -> Option<(usize, u64, usize)> {
         let table = self.lock();
         table.slots.iter().enumerate().find_map(|(index, slot)| {
-            let whole = slot.as_ref()?.1.raw();
+            let (serial, shared) = slot.as_ref()?;
+            let whole = shared.raw();
             let offset = (buffer.at as usize).checked_sub(whole.at as usize)?;
-            (offset.checked_add(buffer.bytes)? <= whole.bytes).then_some((index, offset))
+            (offset.checked_add(buffer.bytes)? <= whole.bytes).then_some((index, *serial, offset))
         })
     }
 
@@ -116,5 +128,6 @@ impl Drop for Region {
         if let Some(slot) = table.slots.get_mut(self.index) {
             *slot = None;
         }
+        self.regions.changes.fetch_add(1, Ordering::AcqRel);
     }
 }

@@ -7,7 +7,6 @@
 //! User memory can be reached in two ways: a [`Region`] is shared memory that peers map as well, and any other memory is
 //! read by `process_vm_readv` where the system allows it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -55,21 +54,28 @@ struct Head {
     begun: AtomicU64,
     /// The last operation that it has ended.
     ended: AtomicU64,
-    regions: [RegionSlot; MAX_REGIONS],
+    regions: RegionSlots,
 }
+
+/// Apart from what changes with every operation.
+#[derive(Debug)]
+#[repr(C, align(128))]
+struct RegionSlots([RegionSlot; MAX_REGIONS]);
 
 /// Where a buffer is, for a peer: what rides in the line of `expose`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 struct Locator {
     /// Index of a region, or [`PRIVATE`].
-    region: u64,
+    region: u32,
+    /// Its serial number, cut short: regions that follow each other in a slot differ.
+    serial: u32,
     /// Offset in the region, or address.
     at: u64,
     bytes: u64,
 }
 
-const PRIVATE: u64 = u64::MAX;
+const PRIVATE: u32 = u32::MAX;
 
 /// What a rank tells the others of its host so that they can map its segment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,9 +109,20 @@ struct Peer {
     ended: u64,
     input: Reached,
     output: Reached,
-    /// Its regions as mapped here, with the number of the file behind each.
-    regions: Vec<Option<(u64, Arc<Mapping>)>>,
+    /// Its regions as mapped here, each with its serial number.
+    regions: Vec<Option<(u32, Mapping)>>,
 }
+
+/// What [`ShmFabric::locators`] found last.
+#[derive(Debug)]
+struct Located {
+    changes: u64,
+    buffers: [(*mut u8, usize); 2],
+    locators: [Locator; 2],
+}
+
+// SAFETY: the addresses are compared, never followed.
+unsafe impl Send for Located {}
 
 /// A peer's user buffer, once met.
 #[derive(Debug, Clone, Copy)]
@@ -125,6 +142,7 @@ pub struct ShmFabric {
     half: usize,
     entry: Entry,
     single_copy: bool,
+    located: Option<Located>,
 }
 
 fn segment_bytes(ranks: usize, half: usize) -> Option<usize> {
@@ -165,18 +183,19 @@ impl Offer {
         Ok((Self { segment, regions, epoch, ranks, half }, card))
     }
 
-    /// Maps the segments of all others. `cards` are by rank; this rank's own is passed over.
+    /// Maps the segments of all others of this host. `cards` are by rank: this rank's own is passed over, and ranks of
+    /// other hosts have none.
     ///
     /// # Errors
     /// [`Fault::System`] where one cannot be mapped, [`Fault::Protocol`] where it is not what it should be.
-    pub fn connect(self, rank: Rank, cards: &[Card]) -> Result<ShmFabric, Fault> {
+    pub fn connect(self, rank: Rank, cards: &[Option<Card>]) -> Result<ShmFabric, Fault> {
         let bytes = self.segment.raw().bytes;
         let mut peers = Vec::with_capacity(self.ranks);
         for (other, card) in cards.iter().enumerate().take(self.ranks) {
-            if other == rank {
+            let Some(card) = card.as_ref().filter(|_| other != rank) else {
                 peers.push(None);
                 continue;
-            }
+            };
             let mapping = memory::open(card.process, card.file, bytes)?;
             let head = mapping.raw().at.cast::<Head>();
             // SAFETY: the mapping is at least a head; these two were written before the card was sent.
@@ -202,7 +221,7 @@ impl Offer {
         }
         let entry = Entry { sequence: 0, tag: 0, input: Raw::EMPTY, output: Raw::EMPTY };
         let (segment, regions, half) = (self.segment, self.regions, self.half);
-        let mut fabric = ShmFabric { rank, segment, regions, peers, half, entry, single_copy: false };
+        let mut fabric = ShmFabric { rank, segment, regions, peers, half, entry, single_copy: false, located: None };
         fabric.single_copy = fabric.can_copy_from_all();
         fabric.regions.publish(fabric.head_regions());
         Ok(fabric)
@@ -216,7 +235,7 @@ impl ShmFabric {
     }
 
     fn head_regions(&self) -> &[RegionSlot; MAX_REGIONS] {
-        &self.head().regions
+        &self.head().regions.0
     }
 
     /// Lines that `peer` writes and this rank reads.
@@ -297,19 +316,35 @@ impl ShmFabric {
     }
 
     fn can_copy_from_all(&self) -> bool {
-        (0..self.peers.len()).filter(|other| *other != self.rank).all(|other| {
+        self.peers.iter().flatten().all(|other| {
             let mut magic = [0; 8];
             // SAFETY: eight writable bytes of this stack.
-            let copied = unsafe { read_process(self.peer(other), self.peer(other).address, magic.as_mut_ptr(), 8) };
+            let copied = unsafe { read_process(other, other.address, magic.as_mut_ptr(), 8) };
             copied.is_ok() && u64::from_ne_bytes(magic) == MAGIC
         })
+    }
+
+    /// How peers find the buffers of this operation.
+    fn locators(&mut self) -> [Locator; 2] {
+        let buffers = [self.entry.input, self.entry.output].map(|buffer| (buffer.at, buffer.bytes));
+        let changes = self.regions.changes();
+        match &self.located {
+            Some(known) if known.changes == changes && known.buffers == buffers => known.locators,
+            _ => {
+                let locators = [self.locator(self.entry.input), self.locator(self.entry.output)];
+                self.located = Some(Located { changes, buffers, locators });
+                locators
+            }
+        }
     }
 
     fn locator(&self, buffer: Raw) -> Locator {
         let (at, bytes) = (buffer.at as u64, buffer.bytes as u64);
         match self.regions.find(buffer) {
-            Some((region, offset)) => Locator { region: region as u64, at: offset as u64, bytes },
-            None => Locator { region: PRIVATE, at, bytes },
+            Some((region, serial, offset)) => {
+                Locator { region: region as u32, serial: serial as u32, at: offset as u64, bytes }
+            }
+            None => Locator { region: PRIVATE, serial: 0, at, bytes },
         }
     }
 
@@ -320,26 +355,34 @@ impl ShmFabric {
         }
         let region = usize::try_from(locator.region).ok().filter(|region| *region < MAX_REGIONS);
         let region = region.ok_or_else(|| broken(peer))?;
-        let slot = self.peer_head(peer).regions[region].read();
-        let from = self.peer_mut(peer);
-        if from.regions.len() <= region {
-            from.regions.resize(region + 1, None);
-        }
-        let mapped = match &from.regions[region] {
-            Some((serial, mapped)) if *serial == slot.serial => mapped.clone(),
-            _ => {
-                let mapped = Arc::new(memory::open(from.process, slot.file, slot.bytes)?);
-                from.regions[region] = Some((slot.serial, mapped.clone()));
-                mapped
-            }
+        let whole = match self.peer(peer).regions.get(region) {
+            Some(Some((serial, mapped))) if *serial == locator.serial => mapped.raw(),
+            _ => self.map_region(peer, region, locator.serial)?,
         };
-        let whole = mapped.raw();
         let at = usize::try_from(locator.at).map_err(|_| broken(peer))?;
         if at.checked_add(bytes).is_none_or(|end| end > whole.bytes) {
             return Err(broken(peer));
         }
         // SAFETY: within the mapping, as was just checked; it stays mapped in `regions`.
         Ok(Reached::Here(Raw { at: unsafe { whole.at.add(at) }, bytes }))
+    }
+}
+
+impl ShmFabric {
+    #[cold]
+    fn map_region(&mut self, peer: Rank, region: usize, serial: u32) -> Result<Raw, Fault> {
+        let slot = self.peer_head(peer).regions.0[region].read();
+        if slot.serial as u32 != serial {
+            return Err(broken(peer));
+        }
+        let from = self.peer_mut(peer);
+        let mapped = memory::open(from.process, slot.file, slot.bytes)?;
+        let whole = mapped.raw();
+        if from.regions.len() <= region {
+            from.regions.resize_with(region + 1, || None);
+        }
+        from.regions[region] = Some((serial, mapped));
+        Ok(whole)
     }
 }
 
@@ -402,7 +445,7 @@ impl Fabric for ShmFabric {
         let word = (entry.sequence & u64::from(u32::MAX)) | u64::from(entry.tag) << 32;
         self.head().begun.store(word, Ordering::Relaxed);
         for peer in 0..self.peers.len() {
-            if peer != self.rank && self.peer(peer).ended + 2 < entry.sequence {
+            if self.peers[peer].as_ref().is_some_and(|peer| peer.ended + 2 < entry.sequence) {
                 self.wait_until_ended(peer, entry.sequence - 2, patience)?;
             }
         }
@@ -501,7 +544,7 @@ impl Fabric for ShmFabric {
     }
 
     fn expose(&mut self, peer: Rank, _patience: &mut Patience<'_>) -> Result<(), Fault> {
-        let both = [self.locator(self.entry.input), self.locator(self.entry.output)];
+        let both = self.locators();
         // SAFETY: as for packets; two locators fit the payload.
         unsafe {
             const { assert!(size_of::<[Locator; 2]>() <= PACKET_BYTES) };
@@ -574,6 +617,18 @@ impl Fabric for ShmFabric {
 }
 
 impl ShmFabric {
+    /// Whether the packet of `peer` has come.
+    pub(super) fn has_packet(&self, peer: Rank) -> bool {
+        // SAFETY: a bell within this rank's own segment, made of atomics.
+        unsafe { (*self.inbound(peer)).packets[self.parity()].bell.value() >= self.entry.sequence }
+    }
+
+    /// Whether `peer` has exposed its buffers.
+    pub(super) fn is_exposed(&self, peer: Rank) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.inbound(peer)).exposed[self.parity()].bell.value() >= self.entry.sequence }
+    }
+
     #[cold]
     fn wait_until_ended(&mut self, peer: Rank, sequence: u64, patience: &mut Patience<'_>) -> Result<(), Fault> {
         let mut wait = crate::patience::Wait::on(peer);

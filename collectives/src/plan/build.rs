@@ -6,24 +6,27 @@
 mod direct;
 mod draft;
 mod exchange;
+mod halving_doubling;
+mod hierarchical;
 mod one_shot;
 mod packet;
 mod ring;
+mod tree;
 mod two_shot;
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use self::draft::{Draft, Grid};
+use self::draft::{Draft, Grid, Spot};
 use super::verify::well_formed;
-use super::{Algorithm, Collective, Layout, MAX_RANKS, Plan};
+use super::{Algorithm, Buffer, Collective, Layout, MAX_RANKS, Plan};
 
 /// Cells of scratch begin at multiples of so many bytes.
 pub const ALIGN_BYTES: usize = 64;
 
-/// How many rounds, times ranks squared, a plan may have: some million steps.
-const MOST_ROUNDS: usize = 1 << 22;
+/// How many rounds, times ranks squared, a plan may have: a few million steps.
+const MOST_ROUNDS: usize = 1 << 20;
 
 /// Sizes that depend on the machine and not on the collective. The defaults are a start; measuring is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -106,24 +109,33 @@ pub fn build(
     tuning: &Tuning,
 ) -> Result<Plan, BuildError> {
     let task = Task { collective, algorithm, layout, element_bytes, tuning };
-    task.check()?;
-    let barrier = *collective == Collective::Barrier;
-    match algorithm {
-        Algorithm::Packet | Algorithm::OneShot if barrier => Ok(packet::barrier(&task)),
-        Algorithm::Packet => packet::build(&task),
-        Algorithm::OneShot => one_shot::build(&task),
-        Algorithm::TwoShot => two_shot::build(&task),
-        Algorithm::Ring => ring::build(&task),
-        Algorithm::Direct => direct::build(&task),
-        _ => Err(task.undefined("not yet")),
-    }
+    Ok(prepare(&task)?())
 }
 
-/// The algorithms that [`build`] has a plan for, with any sizes.
+/// The algorithms that [`build`] has a plan for, with the default tuning. Does not build them.
 pub fn algorithms(collective: &Collective, layout: &Layout, element_bytes: usize) -> Vec<Algorithm> {
-    let tuning = Tuning::default();
-    let possible = |algorithm: &Algorithm| build(collective, *algorithm, layout, element_bytes, &tuning).is_ok();
-    Algorithm::ALL.into_iter().filter(possible).collect()
+    let tuning = &Tuning::default();
+    let task = |algorithm| Task { collective, algorithm, layout, element_bytes, tuning };
+    Algorithm::ALL.into_iter().filter(|&algorithm| prepare(&task(algorithm)).is_ok()).collect()
+}
+
+/// What is left to do once a plan is known to be possible.
+type Ready<'a> = Box<dyn FnOnce() -> Plan + 'a>;
+
+fn prepare<'a>(task: &'a Task<'a>) -> Result<Ready<'a>, BuildError> {
+    task.check()?;
+    if task.ranks() == 1 {
+        return Ok(Box::new(|| alone(task)));
+    }
+    match task.algorithm {
+        Algorithm::Packet => packet::prepare(task),
+        Algorithm::OneShot => one_shot::prepare(task),
+        Algorithm::TwoShot => two_shot::prepare(task),
+        Algorithm::Ring => ring::prepare(task),
+        Algorithm::HalvingDoubling => halving_doubling::prepare(task),
+        Algorithm::Hierarchical => hierarchical::prepare(task),
+        Algorithm::Direct => direct::prepare(task),
+    }
 }
 
 /// What is to be built.
@@ -175,13 +187,19 @@ impl<'a> Task<'a> {
         (bytes / self.element_bytes).max(1)
     }
 
-    /// Cuts `total` elements into rounds, each of which takes `areas` cells in a slot of scratch.
+    /// Cuts `total` elements into rounds. A chunk of `n` elements takes `need(n)` elements of scratch in a slot.
     ///
     /// Where one round does, there are `once` slots; else the first of `options` slots that leaves chunks of a
     /// reasonable size.
-    fn cut(&self, total: usize, areas: usize, once: usize, options: &[usize]) -> Result<Cut, BuildError> {
+    fn cut(
+        &self,
+        total: usize,
+        need: impl Fn(usize) -> usize,
+        once: usize,
+        options: &[usize],
+    ) -> Result<Cut, BuildError> {
         let wanted = self.elements(self.tuning.chunk_bytes).max(total.div_ceil(self.tuning.rounds.max(1)));
-        self.cut_to(wanted, total, areas, once, options)
+        self.cut_to(wanted, total, need, once, options)
     }
 
     /// The same with chunks of `wanted` elements.
@@ -189,42 +207,51 @@ impl<'a> Task<'a> {
         &self,
         wanted: usize,
         total: usize,
-        areas: usize,
+        need: impl Fn(usize) -> usize,
         once: usize,
         options: &[usize],
     ) -> Result<Cut, BuildError> {
         let align = self.align();
         let room = self.layout.scratch_bytes / self.element_bytes;
+        let fits = |chunk: usize, slots: usize| need(chunk).checked_mul(slots).is_some_and(|all| all <= room);
         let whole = total.next_multiple_of(align);
-        if areas == 0 || total <= wanted && whole.saturating_mul(areas * once) <= room {
-            let grid = Grid { slots: once, areas, stride: whole };
-            return Ok(Cut { chunk: total, rounds: total.min(1), ahead: 0, grid });
+        if total == 0 || need(align) == 0 || total <= wanted && fits(whole, once) {
+            return Ok(Cut { chunk: total, rounds: total.min(1), ahead: 0, slots: once, stride: whole });
         }
         for (i, &slots) in options.iter().enumerate() {
-            let most = room / (slots * areas) / align * align;
+            let most = largest(wanted.min(total).div_ceil(align), |units| fits(units * align, slots)) * align;
             let last = i + 1 == options.len();
             if most == 0 || !last && most < wanted.min(total) / 4 {
                 continue;
             }
-            let chunk = most.min(wanted.next_multiple_of(align));
             // Of equal length, as far as the alignment allows.
-            let chunk = total.div_ceil(total.div_ceil(chunk)).next_multiple_of(align);
+            let chunk = total.div_ceil(total.div_ceil(most)).next_multiple_of(align);
             let rounds = total.div_ceil(chunk);
             if rounds.saturating_mul(self.ranks() * self.ranks()) > MOST_ROUNDS {
                 let (collective, algorithm) = (self.collective.name(), self.algorithm.name());
                 return Err(BuildError::TooLong { collective, algorithm, rounds });
             }
             let ahead = (slots.saturating_sub(2) / 2).min(rounds - 1);
-            return Ok(Cut { chunk, rounds, ahead, grid: Grid { slots, areas, stride: chunk } });
+            return Ok(Cut { chunk, rounds, ahead, slots, stride: chunk });
         }
         let least = options.last().copied().unwrap_or(once);
         Err(BuildError::Scratch {
             collective: self.collective.name(),
             algorithm: self.algorithm.name(),
-            needed: least * areas * align * self.element_bytes,
+            needed: need(align).saturating_mul(least * self.element_bytes),
             available: self.layout.scratch_bytes,
         })
     }
+}
+
+/// The largest number up to `most` for which `holds` does, given that it holds for all smaller ones; 0 where there is none.
+fn largest(most: usize, holds: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, most);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        (low, high) = if holds(middle) { (middle, high) } else { (low, middle - 1) };
+    }
+    low
 }
 
 /// How something is cut into rounds.
@@ -235,7 +262,10 @@ struct Cut {
     rounds: usize,
     /// Rounds that begin before the first is finished.
     ahead: usize,
-    grid: Grid,
+    /// How many rounds have scratch of their own.
+    slots: usize,
+    /// Elements of a chunk, as a multiple of the alignment.
+    stride: usize,
 }
 
 impl Cut {
@@ -243,6 +273,19 @@ impl Cut {
     fn round(&self, round: usize, len: usize) -> Range<usize> {
         (round * self.chunk).min(len)..((round + 1) * self.chunk).min(len)
     }
+
+    /// Scratch of so many cells of a chunk in every slot.
+    fn grid(&self, areas: usize) -> Grid {
+        Grid { slots: self.slots, areas, stride: self.stride }
+    }
+}
+
+/// One rank copies its input to its output, whatever the algorithm.
+fn alone(task: &Task<'_>) -> Plan {
+    let mut draft = Draft::new(task.layout, Grid::default());
+    let user = |buffer| Spot::user(0, buffer, 0, task.collective.output_len(0));
+    draft.copy(0, user(Buffer::Input), user(Buffer::Output));
+    task.finish(draft)
 }
 
 /// Part `index` of `parts` of `range`: of equal length as far as multiples of `align` allow, the last ones shorter.

@@ -1,8 +1,46 @@
 //! How a plan looks: steps as words, a table for each rank, and a picture.
 
-use std::fmt;
+mod picture;
 
-use super::{Buffer, Place, Slice, Step};
+use std::fmt::{self, Write as _};
+
+use super::{Buffer, Place, Plan, Slice, Step};
+
+pub use picture::svg;
+
+/// The steps of every rank, one a line, up to `max_steps` of each rank.
+pub fn table(plan: &Plan, max_steps: usize) -> String {
+    let mut text = headline(plan);
+    text.push('\n');
+    for (rank, program) in plan.programs.iter().enumerate() {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "\nrank {rank}: {}", amount(program.len(), "step"));
+        let width = program.len().min(max_steps).saturating_sub(1).to_string().len();
+        for (index, step) in program.iter().take(max_steps).enumerate() {
+            let _ = writeln!(text, "  {index:width$}  {step}");
+        }
+        if program.len() > max_steps {
+            let _ = writeln!(text, "  and {} more", program.len() - max_steps);
+        }
+    }
+    text
+}
+
+/// What a plan is, in one line.
+fn headline(plan: &Plan) -> String {
+    format!(
+        "{} by {}, {}, elements of {}, scratch of {}",
+        plan.collective.name(),
+        plan.algorithm.name(),
+        amount(plan.ranks(), "rank"),
+        amount(plan.element_bytes, "byte"),
+        amount(plan.scratch, "element"),
+    )
+}
+
+fn amount(count: usize, of: &str) -> String {
+    format!("{count} {of}{}", if count == 1 { "" } else { "s" })
+}
 
 impl fmt::Display for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,3 +94,6 @@ fn list(f: &mut fmt::Formatter<'_>, places: &[Place]) -> fmt::Result {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

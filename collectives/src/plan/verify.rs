@@ -42,7 +42,7 @@ pub struct Proof {
 
 /// Proves that `plan` is right for `layout`.
 ///
-/// Takes about a microsecond a step for a few ranks.
+/// It takes each step once, so time grows with the steps; and a little with the ranks, as clocks and readers do.
 ///
 /// # Errors
 /// The first thing that is wrong.
@@ -57,3 +57,6 @@ pub fn verify(plan: &Plan, layout: &Layout) -> Result<Proof, Refusal> {
         depth: run.order.depth(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,7 +69,9 @@ impl Code<8> for Int8 {
     #[inline(always)]
     fn encode_four<S: Simd>(simd: S, [a, b, c, d]: [S::V; 4], to: &mut [[u8; LANES]; 4]) {
         let codes = [simd.round_to_int(a), simd.round_to_int(b), simd.round_to_int(c), simd.round_to_int(d)];
-        narrow_four(simd, codes, to);
+        if let Some(to) = to.as_flattened_mut().first_chunk_mut() {
+            simd.narrow_four_i8(codes, to);
+        }
     }
 
     #[inline(always)]
@@ -94,12 +96,7 @@ impl Code<4> for Int4 {
 
     #[inline(always)]
     fn decode<S: Simd>(simd: S, from: &[u8; 4]) -> S::V {
-        let together = u64::from(u32::from_le_bytes(*from));
-        let quads = (together | together << 16) & 0x0000_ffff_0000_ffff;
-        let pairs = (quads | quads << 8) & 0x00ff_00ff_00ff_00ff;
-        let apart = (pairs | pairs << 4) & 0x0f0f_0f0f_0f0f_0f0f;
-        let nibbles = simd.widen_u8(&apart.to_le_bytes());
-        simd.int_to_float(simd.sar::<28>(simd.shl::<28>(nibbles)))
+        simd.int_to_float(simd.widen_i4(u32::from_le_bytes(*from)))
     }
 }
 
@@ -135,7 +132,9 @@ impl Code<8> for E4m3 {
             fp8::encode_in_range::<S, { fp8::E4M3_SHIFT }>(simd, c),
             fp8::encode_in_range::<S, { fp8::E4M3_SHIFT }>(simd, d),
         ];
-        narrow_four(simd, [a, b, c, d], to);
+        if let Some(to) = to.as_flattened_mut().first_chunk_mut() {
+            simd.narrow_four_u8([a, b, c, d], to);
+        }
     }
 
     #[inline(always)]
@@ -162,18 +161,13 @@ impl Code<8> for E5m2 {
             fp8::encode_in_range::<S, { fp8::E5M2_SHIFT }>(simd, c),
             fp8::encode_in_range::<S, { fp8::E5M2_SHIFT }>(simd, d),
         ];
-        narrow_four(simd, [a, b, c, d], to);
+        if let Some(to) = to.as_flattened_mut().first_chunk_mut() {
+            simd.narrow_four_u8([a, b, c, d], to);
+        }
     }
 
     #[inline(always)]
     fn decode<S: Simd>(simd: S, from: &[u8; LANES]) -> S::V {
         fp8::decode::<S, { fp8::E5M2_SHIFT }>(simd, from)
-    }
-}
-
-#[inline(always)]
-fn narrow_four<S: Simd>(simd: S, codes: [S::B; 4], to: &mut [[u8; LANES]; 4]) {
-    if let Some(to) = to.as_flattened_mut().first_chunk_mut() {
-        simd.narrow_four(codes, to);
     }
 }

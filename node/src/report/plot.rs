@@ -186,6 +186,81 @@ pub(crate) fn matrix(
     })
 }
 
+/// One chart among others.
+#[derive(Debug, Clone)]
+pub(crate) struct Panel {
+    /// Above it.
+    pub(crate) title: String,
+    /// Its lines; points with a coordinate that is not positive are left out.
+    pub(crate) series: Vec<Series>,
+}
+
+/// Charts two in a row, both axes logarithmic, each with its own legend.
+pub(crate) fn panels(x_name: &str, y_name: &str, panels: &[Panel]) -> String {
+    let rows = panels.len().div_ceil(2).max(1);
+    let columns = panels.len().clamp(1, 2);
+    svg((SIZE.0 * columns as u32, (SIZE.1 + 120) * rows as u32), |root| {
+        for (area, panel) in root.split_evenly((rows, columns)).iter().zip(panels) {
+            log_lines(area, x_name, y_name, panel)?;
+        }
+        Ok(())
+    })
+}
+
+fn log_lines(
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
+    x_name: &str,
+    y_name: &str,
+    panel: &Panel,
+) -> Result<(), DrawError> {
+    let is_positive = |point: &&(f64, f64)| point.0 > 0.0 && point.1 > 0.0;
+    let all = || panel.series.iter().flat_map(|one| one.points.iter()).filter(is_positive);
+    let range = |values: &mut dyn Iterator<Item = f64>| {
+        let (low, high) = values.fold((f64::INFINITY, 0.0_f64), |(low, high), one| (low.min(one), high.max(one)));
+        // A range of one value, or of none, is no range.
+        if low < high { (low / 1.3)..(high * 1.3) } else { (high.max(1.0) / 2.0)..(high.max(1.0) * 2.0) }
+    };
+    let x_range = range(&mut all().map(|point| point.0));
+    let y_range = range(&mut all().map(|point| point.1));
+    let mut chart = ChartBuilder::on(area)
+        .caption(&panel.title, ("sans-serif", 16).into_font().color(&INK))
+        .margin(8)
+        .x_label_area_size(38)
+        .y_label_area_size(48)
+        .build_cartesian_2d(x_range.log_scale(), y_range.log_scale())?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .bold_line_style(FAINT)
+        .axis_style(INK)
+        .label_style(("sans-serif", 12).into_font().color(&INK))
+        .x_desc(x_name)
+        .y_desc(y_name)
+        .x_label_formatter(&|value| short(*value))
+        .y_label_formatter(&|value| short(*value))
+        .draw()?;
+    for one in &panel.series {
+        let style = PALETTE[one.colour % PALETTE.len()].stroke_width(if one.dashed { 1 } else { 2 });
+        let points = one.points.iter().filter(is_positive).copied();
+        let drawn = if one.dashed {
+            chart.draw_series(DashedLineSeries::new(points, 5, 4, style))?
+        } else {
+            chart.draw_series(LineSeries::new(points, style))?
+        };
+        drawn.label(one.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+    }
+    if !panel.series.is_empty() {
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.8))
+            .border_style(FAINT)
+            .label_font(("sans-serif", 11).into_font().color(&INK))
+            .draw()?;
+    }
+    Ok(())
+}
+
 /// Draws into a string. The SVG backend writes to memory, which cannot fail; should a shape be refused
 /// all the same, the reader sees why in its place.
 fn svg(size: (u32, u32), draw: impl Fn(&DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), DrawError>) -> String {
@@ -243,6 +318,11 @@ mod tests {
         assert!(lines("t", "x", "y", Extent::FromZero, &[]).contains("</svg>"));
         assert!(bars("t", "y", Extent::FromZero, &[], &[]).contains("</svg>"));
         assert!(matrix("t", "r", "c", &[], &[]).contains("</svg>"));
+        assert!(panels("x", "y", &[]).contains("</svg>"));
+        let one = Series { name: "one".into(), colour: 0, dashed: true, points: vec![(8.0, 0.0), (64.0, 1.5)] };
+        let panel = Panel { title: "a & b".into(), series: vec![one] };
+        let svg = panels("x", "y", &[panel.clone(), panel.clone(), panel]);
+        assert_eq!(svg.matches("a &amp; b").count(), 3);
     }
 
     #[test]

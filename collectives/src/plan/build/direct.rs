@@ -2,36 +2,37 @@
 
 use super::draft::{Draft, Spot, Token};
 use super::exchange::{Exchange, others};
-use super::{BuildError, Cut, Task, part};
-use crate::plan::{Buffer, Collective, Plan, Rank, Reach, Step};
+use super::{BuildError, Cut, Ready, Task, part};
+use crate::plan::{Buffer, Collective, Rank, Reach, Step};
 
-pub(super) fn build(task: &Task<'_>) -> Result<Plan, BuildError> {
+pub(super) fn prepare<'a>(task: &'a Task<'a>) -> Result<Ready<'a>, BuildError> {
     let ranks = task.ranks();
     let exchange = Exchange::new(task.collective, ranks);
     let reachable = |reach: Reach| reach.copy_user || reach.reduce_user;
-    let all = (0..ranks).all(|from| exchange.receivers(from).all(|to| reachable(task.layout.reach(from, to))));
-    if !all {
-        return Err(task.undefined("not everybody's memory can be reached"));
-    }
     if *task.collective == Collective::Barrier {
         return Err(task.undefined("there is nothing to reach"));
     }
+    if !(0..ranks).all(|from| exchange.receivers(from).all(|to| reachable(task.layout.reach(from, to)))) {
+        return Err(task.undefined("not everybody's memory can be reached"));
+    }
     let longest = exchange.longest();
     let wanted = task.elements(task.tuning.cache_bytes);
-    let large = longest.saturating_mul(task.element_bytes) >= task.tuning.direct_two_shot_bytes;
-    let split = ranks > 1 && longest > 0 && large && matches!(task.collective, Collective::AllReduce { .. });
+    let large = longest > 0 && longest.saturating_mul(task.element_bytes) >= task.tuning.direct_two_shot_bytes;
+    let split = large && matches!(task.collective, Collective::AllReduce { .. });
     let most = if split { longest.div_ceil(ranks).next_multiple_of(task.align()) } else { longest };
     // What cannot be reduced where it is goes through scratch.
     let copied = |rank: Rank| exchange.senders(rank).filter(|&from| !task.layout.reach(rank, from).reduce_user).count();
     let areas = if exchange.reduces { (0..ranks).map(copied).max().unwrap_or(0) } else { 0 };
-    let cut = task.cut_to(wanted, most, areas, 1, &[1])?;
-    let mut direct = Direct { exchange, cut, draft: Draft::new(task.layout, cut.grid) };
-    if split {
-        direct.two_shot(longest, task.align());
-    } else {
-        direct.pull();
-    }
-    Ok(task.finish(direct.draft))
+    let cut = task.cut_to(wanted, most, |chunk| chunk * areas, 1, &[1])?;
+    Ok(Box::new(move || {
+        let mut direct = Direct { exchange, cut, draft: Draft::new(task.layout, cut.grid(areas)) };
+        if split {
+            direct.two_shot(longest, task.align());
+        } else {
+            direct.pull();
+        }
+        task.finish(direct.draft)
+    }))
 }
 
 struct Direct<'a> {
@@ -69,21 +70,26 @@ impl Direct<'_> {
         tokens.into_iter().for_each(|token| self.draft.wait(token));
     }
 
-    /// Everybody reduces its part; two ranks write it to both outputs, more of them fetch it from each other.
+    /// Everybody reduces its part into its own output and, where that is possible, the next rank's; the others fetch it.
     fn two_shot(&mut self, count: usize, align: usize) {
         let ranks = self.draft.ranks();
         let parts = |rank: Rank| part(0..count, rank, ranks, align);
         let output = |rank: Rank, owner: Rank| Spot::user(rank, Buffer::Output, parts(owner).start, parts(owner).len());
         self.expose();
-        let both = ranks == 2 && self.draft.reach(0, 1).reduce_user;
         let mut reduced = vec![None; ranks * ranks];
+        let mut served = vec![false; ranks * ranks];
         for owner in 0..ranks {
             others(owner, ranks).for_each(|from| self.draft.push(owner, Step::Meet { from }));
             if parts(owner).is_empty() {
                 continue;
             }
-            let places = [output(owner, owner), output(1 - owner.min(1), owner)];
-            self.reduce(owner, parts(owner).start, if both { &places } else { &places[..1] });
+            let next = (owner + 1) % ranks;
+            let mut places = vec![output(owner, owner)];
+            if self.draft.reach(owner, next).reduce_user {
+                places.push(output(next, owner));
+                served[owner * ranks + next] = true;
+            }
+            self.reduce(owner, parts(owner).start, &places);
             for to in others(owner, ranks) {
                 reduced[owner * ranks + to] = self.draft.signal(owner, to);
             }
@@ -93,7 +99,7 @@ impl Direct<'_> {
             for i in 1..ranks {
                 let owner = (rank + ranks - i) % ranks;
                 self.draft.wait(reduced[owner * ranks + rank]);
-                if !both && !parts(owner).is_empty() {
+                if !served[owner * ranks + rank] && !parts(owner).is_empty() {
                     self.fetch(rank, output(owner, owner), output(rank, owner));
                     fetched.push(self.draft.signal(rank, owner));
                 }

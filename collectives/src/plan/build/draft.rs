@@ -42,11 +42,19 @@ pub(super) struct Token {
 }
 
 /// Scratch of each rank as `slots` times `areas` cells of `stride` elements, the same on every rank.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Grid {
     pub(super) slots: usize,
     pub(super) areas: usize,
     pub(super) stride: usize,
+}
+
+/// A use of some elements of a cell.
+#[derive(Debug)]
+struct Use {
+    start: usize,
+    end: usize,
+    access: Access,
 }
 
 /// The programs so far.
@@ -56,8 +64,8 @@ pub(super) struct Draft<'a> {
     grid: Grid,
     programs: Vec<Vec<Step>>,
     order: Order,
-    /// By cell: reads since it was last written, puts from it included.
-    uses: Vec<Vec<Access>>,
+    /// By cell: reads since the elements were last written, puts from them included.
+    uses: Vec<Vec<Use>>,
     /// By pair: the steps that signalled.
     signals: Vec<Vec<usize>>,
     /// By pair: signals waited for, as the steps that waited.
@@ -74,7 +82,7 @@ impl<'a> Draft<'a> {
             grid,
             programs: vec![Vec::new(); ranks],
             order: Order::new(ranks),
-            uses: vec![Vec::new(); ranks * grid.slots * grid.areas],
+            uses: (0..ranks * grid.slots * grid.areas).map(|_| Vec::new()).collect(),
             signals: vec![Vec::new(); ranks * ranks],
             waits: vec![Vec::new(); ranks * ranks],
             scratch: 0,
@@ -95,6 +103,13 @@ impl<'a> Draft<'a> {
         let index = round % slots * areas + area;
         let slice = Slice { buffer: Buffer::Scratch, start: index * stride, len };
         Spot { place: slice.of(rank), cell: Some(rank * slots * areas + index) }
+    }
+
+    /// Makes a cell of these elements of the scratch of `rank`; no other cell has any of them.
+    pub(super) fn reserve(&mut self, rank: Rank, start: usize, len: usize) -> Spot {
+        self.uses.push(Vec::new());
+        let slice = Slice { buffer: Buffer::Scratch, start, len };
+        Spot { place: slice.of(rank), cell: Some(self.uses.len() - 1) }
     }
 
     /// Adds a copy by `rank` into its own memory.
@@ -126,10 +141,16 @@ impl<'a> Draft<'a> {
         if from.len() == 0 {
             return None;
         }
-        let (rank, peer) = (from.place.rank, to.place.rank);
-        self.settle(rank, to);
-        self.uses(from, self.order.put(rank, peer));
-        self.send(rank, peer, Step::Put { from: from.place.slice, to: to.place, signal: true })
+        let step = self.before_put(from, to, true);
+        self.send(from.place.rank, to.place.rank, step)
+    }
+
+    /// Adds a put whose signal is a later one of the same pair.
+    pub(super) fn put_quietly(&mut self, from: Spot, to: Spot) {
+        if from.len() > 0 {
+            let step = self.before_put(from, to, false);
+            self.push(from.place.rank, step);
+        }
     }
 
     /// Adds a signal.
@@ -162,9 +183,36 @@ impl<'a> Draft<'a> {
     }
 
     /// The plan. All tokens have been waited for.
-    pub(super) fn finish(self, collective: &Collective, algorithm: Algorithm, element_bytes: usize) -> Plan {
+    pub(super) fn finish(mut self, collective: &Collective, algorithm: Algorithm, element_bytes: usize) -> Plan {
+        self.merge();
         let collective = collective.clone();
         Plan { collective, algorithm, element_bytes, scratch: self.scratch, programs: self.programs }
+    }
+
+    /// Where a rank waits for two signals of another one with nothing but waits in between, the first is superfluous: the
+    /// second says the same and more.
+    fn merge(&mut self) {
+        let ranks = self.ranks();
+        let mut kept: Vec<Vec<bool>> = self.programs.iter().map(|program| vec![true; program.len()]).collect();
+        // Up to where there are only waits, from each step on.
+        let only_waits: Vec<Vec<usize>> = self.programs.iter().map(|program| only_waits(program)).collect();
+        for (from, to) in (0..ranks).flat_map(|from| (0..ranks).map(move |to| (from, to))) {
+            let pair = self.pair(from, to);
+            for (waits, &signal) in self.waits[pair].windows(2).zip(&self.signals[pair]) {
+                if only_waits[to][waits[0]] < waits[1] {
+                    continue;
+                }
+                kept[to][waits[0]] = false;
+                match &mut self.programs[from][signal] {
+                    Step::Put { signal, .. } => *signal = false,
+                    _ => kept[from][signal] = false,
+                }
+            }
+        }
+        for (program, kept) in self.programs.iter_mut().zip(kept) {
+            let mut kept = kept.into_iter();
+            program.retain(|_| kept.next().unwrap_or(true));
+        }
     }
 
     fn send(&mut self, from: Rank, to: Rank, step: Step) -> Option<Token> {
@@ -176,18 +224,34 @@ impl<'a> Draft<'a> {
         Some(Token { from, to, nth })
     }
 
+    fn before_put(&mut self, from: Spot, to: Spot, signal: bool) -> Step {
+        let (rank, peer) = (from.place.rank, to.place.rank);
+        self.settle(rank, to);
+        self.uses(from, self.order.put(rank, peer));
+        Step::Put { from: from.place.slice, to: to.place, signal }
+    }
+
     /// `spot` is read, or put from.
     fn uses(&mut self, spot: Spot, access: Access) {
         if let Some(cell) = spot.cell {
-            self.uses[cell].push(access);
+            let range = spot.place.slice.range();
+            self.uses[cell].push(Use { start: range.start, end: range.end, access });
         }
     }
 
     /// Sees to it that `rank`, before it writes to `spot`, knows of all uses of it.
     fn settle(&mut self, rank: Rank, spot: Spot) {
         let Some(cell) = spot.cell else { return };
-        self.scratch = self.scratch.max(spot.place.slice.start + spot.len());
-        for access in std::mem::take(&mut self.uses[cell]) {
+        let range = spot.place.slice.range();
+        self.scratch = self.scratch.max(range.end);
+        let overlaps = |it: &mut Use| it.start < range.end && range.start < it.end;
+        for Use { start, end, access } in self.uses[cell].extract_if(.., overlaps).collect::<Vec<_>>() {
+            // What is not overwritten stays in use.
+            for (start, end) in [(start, range.start), (range.end, end)] {
+                if start < end {
+                    self.uses[cell].push(Use { start, end, access });
+                }
+            }
             if self.order.over(rank, access) {
                 continue;
             }
@@ -217,4 +281,20 @@ impl<'a> Draft<'a> {
     fn pair(&self, from: Rank, to: Rank) -> usize {
         from * self.programs.len() + to
     }
+}
+
+/// For each step, the first step from there on that is not a wait.
+fn only_waits(program: &[Step]) -> Vec<usize> {
+    let mut end = program.len();
+    let mut ends: Vec<usize> = (0..program.len())
+        .rev()
+        .map(|at| {
+            if !matches!(program[at], Step::Wait { .. }) {
+                end = at;
+            }
+            end
+        })
+        .collect();
+    ends.reverse();
+    ends
 }

@@ -4,16 +4,23 @@ use std::collections::VecDeque;
 
 use super::draft::{Draft, Spot, Token};
 use super::exchange::{Exchange, Piece};
-use super::{BuildError, Cut, Task};
-use crate::plan::{Buffer, Plan, Rank, Reach};
+use super::{BuildError, Cut, Ready, Task, packet};
+use crate::plan::{Buffer, Collective, Plan, Rank, Reach};
 
-pub(super) fn build(task: &Task<'_>) -> Result<Plan, BuildError> {
-    let ranks = task.ranks();
-    let ways = Ways::new(task, Exchange::new(task.collective, ranks));
+pub(super) fn prepare<'a>(task: &'a Task<'a>) -> Result<Ready<'a>, BuildError> {
+    if *task.collective == Collective::Barrier {
+        return Ok(Box::new(|| packet::barrier(task)));
+    }
+    let ways = Ways::new(task, Exchange::new(task.collective, task.ranks()));
     let deep = 2 * task.tuning.ahead + 2;
-    let cut = task.cut(ways.exchange.longest(), ways.areas, 1, &[deep, 4, 2, 1])?;
-    let offers = vec![VecDeque::new(); ranks * ranks];
-    let mut one_shot = OneShot { ways, cut, draft: Draft::new(task.layout, cut.grid), offers };
+    let cut = task.cut(ways.exchange.longest(), |chunk| chunk * ways.areas, 1, &[deep, 4, 2, 1])?;
+    Ok(Box::new(move || build(task, ways, cut)))
+}
+
+fn build(task: &Task<'_>, ways: Ways, cut: Cut) -> Plan {
+    let ranks = task.ranks();
+    let draft = Draft::new(task.layout, cut.grid(ways.areas));
+    let mut one_shot = OneShot { ways, cut, draft, offers: vec![VecDeque::new(); ranks * ranks] };
     for time in 0..cut.rounds + cut.ahead {
         if time < cut.rounds {
             (0..ranks).for_each(|rank| one_shot.offer(rank, time));
@@ -22,7 +29,7 @@ pub(super) fn build(task: &Task<'_>) -> Result<Plan, BuildError> {
             (0..ranks).for_each(|rank| one_shot.take(rank, time - cut.ahead));
         }
     }
-    Ok(task.finish(one_shot.draft))
+    task.finish(one_shot.draft)
 }
 
 /// How a piece gets to another rank.

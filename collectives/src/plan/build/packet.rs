@@ -2,10 +2,13 @@
 
 use super::draft::{Draft, Grid, Spot};
 use super::exchange::{Exchange, others};
-use super::{BuildError, Task};
-use crate::plan::{Buffer, Plan, Step};
+use super::{BuildError, Ready, Task};
+use crate::plan::{Buffer, Collective, Plan, Step};
 
-pub(super) fn build(task: &Task<'_>) -> Result<Plan, BuildError> {
+pub(super) fn prepare<'a>(task: &'a Task<'a>) -> Result<Ready<'a>, BuildError> {
+    if *task.collective == Collective::Barrier {
+        return Ok(Box::new(|| barrier(task)));
+    }
     let ranks = task.ranks();
     let exchange = Exchange::new(task.collective, ranks);
     for from in 0..ranks {
@@ -16,7 +19,12 @@ pub(super) fn build(task: &Task<'_>) -> Result<Plan, BuildError> {
             }
         }
     }
-    let mut draft = Draft::new(task.layout, Grid { slots: 1, areas: 0, stride: 0 });
+    Ok(Box::new(move || build(task, &exchange)))
+}
+
+fn build(task: &Task<'_>, exchange: &Exchange) -> Plan {
+    let ranks = task.ranks();
+    let mut draft = Draft::new(task.layout, Grid::default());
     for rank in 0..ranks {
         for to in exchange.receivers(rank) {
             let piece = exchange.piece(rank, to);
@@ -43,13 +51,13 @@ pub(super) fn build(task: &Task<'_>) -> Result<Plan, BuildError> {
             draft.copy(rank, packet, Spot::user(rank, Buffer::Output, piece.place, piece.len));
         }
     }
-    Ok(task.finish(draft))
+    task.finish(draft)
 }
 
 /// A barrier: everybody signals everybody.
 pub(super) fn barrier(task: &Task<'_>) -> Plan {
     let ranks = task.ranks();
-    let mut draft = Draft::new(task.layout, Grid { slots: 1, areas: 0, stride: 0 });
+    let mut draft = Draft::new(task.layout, Grid::default());
     let tokens: Vec<_> = (0..ranks)
         .flat_map(|rank| others(rank, ranks).map(move |to| (rank, to)))
         .map(|(rank, to)| draft.signal(rank, to))

@@ -7,31 +7,34 @@
 use std::ops::Range;
 
 use super::draft::{Draft, Spot, Token};
-use super::{BuildError, Task, part};
+use super::{BuildError, Cut, Ready, Task, part};
 use crate::plan::{Buffer, Collective, Plan, Rank};
 
-pub(super) fn build(task: &Task<'_>) -> Result<Plan, BuildError> {
+pub(super) fn prepare<'a>(task: &'a Task<'a>) -> Result<Ready<'a>, BuildError> {
     let ranks = task.ranks();
     let hops = ranks - 1;
-    // Where the blocks are in the longer of the two buffers, and which hops reduce and which only pass on.
-    let (blocks, reducing, passing): (Vec<Range<usize>>, usize, usize) = match task.collective {
+    let route = match task.collective {
         Collective::AllReduce { count } => {
-            ((0..ranks).map(|rank| part(0..*count, rank, ranks, task.align())).collect(), hops, hops)
+            let blocks = (0..ranks).map(|rank| part(0..*count, rank, ranks, task.align())).collect();
+            Route { blocks, reducing: hops, passing: hops }
         }
-        Collective::ReduceScatter { parts } => (consecutive(parts), hops, 0),
-        Collective::AllGather { parts } => (consecutive(parts), 0, hops),
+        Collective::ReduceScatter { parts } => Route { blocks: consecutive(parts), reducing: hops, passing: 0 },
+        Collective::AllGather { parts } => Route { blocks: consecutive(parts), reducing: 0, passing: hops },
         _ => return Err(task.undefined("it is for all-reduce, reduce-scatter and all-gather")),
     };
-    let longest = blocks.iter().map(Range::len).max().unwrap_or(0);
+    let longest = route.blocks.iter().map(Range::len).max().unwrap_or(0);
     let lanes = task.tuning.ahead.max(1) + 1;
-    let cut = task.cut(longest, if ranks > 1 { 2 } else { 0 }, 4, &[2 * lanes + 2, 4, 2])?;
-    let lanes = ((cut.grid.slots - 1) / 2).clamp(1, cut.rounds.max(1));
-    let passes = cut.rounds.div_ceil(lanes);
-    let (hops, chunk) = (reducing + passing, cut.chunk);
-    let draft = Draft::new(task.layout, cut.grid);
-    let mut ring = Ring { blocks, chunk, lanes, reducing, passing, draft };
-    ring.own(cut.rounds);
-    let items = passes * hops * lanes;
+    let cut = task.cut(longest, |chunk| chunk * AREAS, 4, &[2 * lanes + 2, 4, 2])?;
+    Ok(Box::new(move || build(task, route, cut)))
+}
+
+fn build(task: &Task<'_>, route: Route, cut: Cut) -> Plan {
+    // Twice as many slots as lanes: a cell is free again well before it is needed.
+    let lanes = ((cut.slots - 1) / 2).clamp(1, cut.rounds.max(1));
+    let items = cut.rounds.div_ceil(lanes) * lanes * (route.reducing + route.passing);
+    let draft = Draft::new(task.layout, cut.grid(AREAS));
+    let mut ring = Ring { route, chunk: cut.chunk, lanes, draft };
+    ring.own();
     let mut tokens: Vec<Vec<Option<Token>>> = (0..items.min(lanes)).map(|item| ring.send(item)).collect();
     for item in 0..items {
         ring.take(item, &tokens[item]);
@@ -39,7 +42,17 @@ pub(super) fn build(task: &Task<'_>) -> Result<Plan, BuildError> {
             tokens.push(ring.send(item + lanes));
         }
     }
-    Ok(task.finish(ring.draft))
+    task.finish(ring.draft)
+}
+
+/// What goes around.
+#[derive(Debug)]
+struct Route {
+    /// Where the blocks are in the longer of input and output.
+    blocks: Vec<Range<usize>>,
+    /// Hops on which a block is reduced, and those after them on which it is passed on.
+    reducing: usize,
+    passing: usize,
 }
 
 fn consecutive(parts: &[usize]) -> Vec<Range<usize>> {
@@ -52,11 +65,9 @@ fn consecutive(parts: &[usize]) -> Vec<Range<usize>> {
 }
 
 struct Ring<'a> {
-    blocks: Vec<Range<usize>>,
+    route: Route,
     chunk: usize,
     lanes: usize,
-    reducing: usize,
-    passing: usize,
     draft: Draft<'a>,
 }
 
@@ -71,40 +82,41 @@ struct Item {
 /// The areas of a slot.
 const RECEIVED: usize = 0;
 const PARTIAL: usize = 1;
+const AREAS: usize = 2;
 
 impl Ring<'_> {
     fn item(&self, number: usize) -> Item {
-        let hops = self.reducing + self.passing;
+        let hops = self.route.reducing + self.route.passing;
         let (step, lane) = (number / self.lanes, number % self.lanes);
         Item { number, chunk: step / hops * self.lanes + lane, hop: step % hops }
     }
 
     /// The elements that `item` carries from `rank` on, in the longer buffer, and where they are in the shorter one.
     fn range(&self, rank: Rank, item: Item) -> Range<usize> {
-        let ranks = self.blocks.len();
+        let ranks = self.route.blocks.len();
         // Hop 0 starts block b at rank b + 1; the first passing hop starts it at rank b.
-        let behind = if self.reducing > 0 { item.hop + 1 } else { item.hop };
-        let block = &self.blocks[(rank + 2 * ranks - behind) % ranks];
+        let behind = if self.route.reducing > 0 { item.hop + 1 } else { item.hop };
+        let block = &self.route.blocks[(rank + 2 * ranks - behind) % ranks];
         let at = |chunk: usize| (block.start + chunk * self.chunk).min(block.end);
         at(item.chunk)..at(item.chunk + 1)
     }
 
     /// All ranks send an item to the next rank.
     fn send(&mut self, number: usize) -> Vec<Option<Token>> {
-        let ranks = self.blocks.len();
+        let ranks = self.route.blocks.len();
         let item = self.item(number);
         (0..ranks)
             .map(|rank| {
                 let next = (rank + 1) % ranks;
                 let range = self.range(rank, item);
-                let from = if item.hop >= self.reducing {
+                let from = if item.hop >= self.route.reducing {
                     self.output(rank, &range)
                 } else if item.hop == 0 {
                     Spot::user(rank, Buffer::Input, range.start, range.len())
                 } else {
                     self.draft.cell(rank, item.number, PARTIAL, range.len())
                 };
-                let to = if item.hop >= self.reducing && self.draft.reach(rank, next).put_output {
+                let to = if item.hop >= self.route.reducing && self.draft.reach(rank, next).put_output {
                     self.output(next, &range)
                 } else {
                     self.draft.cell(next, item.number, RECEIVED, range.len())
@@ -116,14 +128,14 @@ impl Ring<'_> {
 
     /// All ranks take an item from the rank before.
     fn take(&mut self, number: usize, tokens: &[Option<Token>]) {
-        let ranks = self.blocks.len();
+        let ranks = self.route.blocks.len();
         let item = self.item(number);
         for rank in 0..ranks {
             let before = (rank + ranks - 1) % ranks;
             let range = self.range(before, item);
             self.draft.wait(tokens[before]);
             let received = self.draft.cell(rank, item.number, RECEIVED, range.len());
-            if item.hop >= self.reducing {
+            if item.hop >= self.route.reducing {
                 if !self.draft.reach(before, rank).put_output {
                     let output = self.output(rank, &range);
                     self.draft.copy(rank, received, output);
@@ -131,7 +143,7 @@ impl Ring<'_> {
                 continue;
             }
             let own = Spot::user(rank, Buffer::Input, range.start, range.len());
-            let to = if item.hop + 1 == self.reducing {
+            let to = if item.hop + 1 == self.route.reducing {
                 self.output(rank, &range)
             } else {
                 self.draft.cell(rank, item.number + self.lanes, PARTIAL, range.len())
@@ -140,25 +152,25 @@ impl Ring<'_> {
         }
     }
 
-    /// Where only results are passed on, everybody begins with its own; where there is one rank, that is all.
-    fn own(&mut self, chunks: usize) {
-        let _ = chunks;
-        let alone = self.blocks.len() == 1;
-        if self.reducing > 0 || !(alone || self.passing > 0) {
+    /// Where nothing is reduced on the way, everybody has its own block already.
+    fn own(&mut self) {
+        if self.route.reducing > 0 {
             return;
         }
-        for rank in 0..self.blocks.len() {
-            let block = self.blocks[rank].clone();
+        for rank in 0..self.route.blocks.len() {
+            let block = self.route.blocks[rank].clone();
             let input = Spot::user(rank, Buffer::Input, 0, block.len());
-            let output = self.output(rank, &block);
-            self.draft.copy(rank, input, output);
+            self.draft.copy(rank, input, self.output(rank, &block));
         }
     }
 
     /// Elements of the longer buffer in the output, which has only the own block after a reduce-scatter.
     fn output(&self, rank: Rank, range: &Range<usize>) -> Spot {
-        let start =
-            if self.reducing > 0 && self.passing == 0 { range.start - self.blocks[rank].start } else { range.start };
+        let start = if self.route.reducing > 0 && self.route.passing == 0 {
+            range.start - self.route.blocks[rank].start
+        } else {
+            range.start
+        };
         Spot::user(rank, Buffer::Output, start, range.len())
     }
 }

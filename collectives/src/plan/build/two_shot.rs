@@ -4,35 +4,44 @@ use std::ops::Range;
 
 use super::draft::{Draft, Spot, Token};
 use super::exchange::others;
-use super::{BuildError, Cut, Task, part};
+use super::{BuildError, Cut, Ready, Task, part};
 use crate::plan::{Buffer, Collective, Plan, Rank};
 
-pub(super) fn build(task: &Task<'_>) -> Result<Plan, BuildError> {
-    let Collective::AllReduce { count } = *task.collective else {
-        return Err(task.undefined("it is for all-reduce"));
+pub(super) fn prepare<'a>(task: &'a Task<'a>) -> Result<Ready<'a>, BuildError> {
+    let (count, root) = match *task.collective {
+        Collective::AllReduce { count } => (count, None),
+        Collective::Reduce { root, count } => (count, Some(root)),
+        _ => return Err(task.undefined("it is for all-reduce and reduce")),
     };
     let ranks = task.ranks();
-    let areas = (0..ranks).map(|rank| Areas::new(task, rank)).collect::<Vec<_>>();
+    let areas: Vec<Areas> = (0..ranks).map(|rank| Areas::new(task, rank, root)).collect();
     let most = areas.iter().map(|areas| areas.all).max().unwrap_or(0);
     let deep = 2 * task.tuning.ahead + 2;
-    let cut = task.cut(count.div_ceil(ranks), most, 1, &[deep, 4, 1])?;
-    let mut two_shot = TwoShot { task, count, areas, cut, draft: Draft::new(task.layout, cut.grid) };
+    let cut = task.cut(count.div_ceil(ranks), |chunk| chunk * most, 1, &[deep, 4, 1])?;
+    Ok(Box::new(move || {
+        let draft = Draft::new(task.layout, cut.grid(most));
+        build(task, TwoShot { task, count, root, areas, cut, draft })
+    }))
+}
+
+fn build(task: &Task<'_>, mut two_shot: TwoShot<'_>) -> Plan {
+    let Cut { rounds, ahead, .. } = two_shot.cut;
     // Collecting a round comes after reducing the next one, so that the others have had time for it.
-    let (ahead, late) = (cut.ahead, usize::from(cut.ahead > 0));
+    let late = usize::from(ahead > 0);
     let mut offers = Vec::new();
     let mut results = Vec::new();
-    for time in 0..cut.rounds + ahead + late {
-        if time < cut.rounds {
+    for time in 0..rounds + ahead + late {
+        if time < rounds {
             offers.push(two_shot.offer(time));
         }
-        if time >= ahead && time < cut.rounds + ahead {
+        if time >= ahead && time < rounds + ahead {
             results.push(two_shot.reduce(time - ahead, &offers[time - ahead]));
         }
         if time >= ahead + late {
             two_shot.collect(time - ahead - late, &results[time - ahead - late]);
         }
     }
-    Ok(task.finish(two_shot.draft))
+    task.finish(two_shot.draft)
 }
 
 /// Something on its way from one rank to another.
@@ -43,7 +52,7 @@ type Offer = Option<(Spot, Option<Token>)>;
 struct Areas {
     /// Ranks that read here what they reduce; their parts stand one after the other in the first areas.
     readers: Vec<Rank>,
-    /// Here the readers find the result.
+    /// Here the readers find the result, and here it is put from where there is no output.
     result: usize,
     /// By rank: where it puts what this one reduces, and its result.
     inboxes: Vec<(usize, usize)>,
@@ -51,12 +60,13 @@ struct Areas {
 }
 
 impl Areas {
-    fn new(task: &Task<'_>, rank: Rank) -> Self {
+    fn new(task: &Task<'_>, rank: Rank, root: Option<Rank>) -> Self {
         let ranks = task.ranks();
         let readers: Vec<Rank> =
             (0..ranks).filter(|&other| other != rank && task.layout.reach(rank, other).load_scratch).collect();
         let result = readers.len();
-        let mut all = if readers.is_empty() { 0 } else { result + 1 };
+        let keeps = !readers.is_empty() || root.is_some_and(|root| root != rank);
+        let mut all = if keeps { result + 1 } else { 0 };
         let mut inboxes = vec![(0, 0); ranks];
         for other in others(rank, ranks).filter(|other| !readers.contains(other)) {
             inboxes[other] = (all, all + 1);
@@ -69,6 +79,8 @@ impl Areas {
 struct TwoShot<'a> {
     task: &'a Task<'a>,
     count: usize,
+    /// Who collects, where that is not everybody.
+    root: Option<Rank>,
     areas: Vec<Areas>,
     cut: Cut,
     draft: Draft<'a>,
@@ -152,20 +164,26 @@ impl TwoShot<'_> {
                 }
             }
             let output = self.spot(owner, Buffer::Output, &part);
-            let Areas { readers, result, .. } = &self.areas[owner];
-            let staged = self.draft.cell(owner, round, *result, part.len());
-            let places = [output, staged];
-            self.draft.reduce(owner, &sources, if readers.is_empty() { &places[..1] } else { &places });
-            for to in others(owner, ranks) {
+            let staged = self.draft.cell(owner, round, self.areas[owner].result, part.len());
+            let collects = |rank: Rank| self.root.is_none_or(|root| root == rank);
+            let collectors: Vec<Rank> = others(owner, ranks).filter(|&to| collects(to)).collect();
+            let read = collectors.iter().any(|&to| self.draft.reach(owner, to).load_scratch);
+            let (places, from) = match (collects(owner), read) {
+                (true, true) => (vec![output, staged], output),
+                (true, false) => (vec![output], output),
+                (false, _) => (vec![staged], staged),
+            };
+            self.draft.reduce(owner, &sources, &places);
+            for to in collectors {
                 let reach = self.draft.reach(owner, to);
                 results[owner * ranks + to] = Some(if reach.load_scratch {
                     (staged, self.draft.signal(owner, to))
                 } else if reach.put_output {
                     let there = self.spot(to, Buffer::Output, &part);
-                    (there, self.draft.put(output, there))
+                    (there, self.draft.put(from, there))
                 } else {
                     let there = self.draft.cell(to, round, self.areas[to].inboxes[owner].1, part.len());
-                    (there, self.draft.put(output, there))
+                    (there, self.draft.put(from, there))
                 });
             }
         }

@@ -56,7 +56,7 @@ fn whole(plan: &Plan, layout: &Layout) -> Result<(), Refusal> {
         return malformed("a program is too long".to_owned());
     }
     well_formed(&plan.collective, ranks, plan.element_bytes).or_else(malformed)?;
-    let needed = plan.scratch.checked_mul(plan.element_bytes).unwrap_or(usize::MAX);
+    let needed = plan.scratch.saturating_mul(plan.element_bytes);
     if needed > layout.scratch_bytes || needed > isize::MAX as usize {
         return Err(Refusal::Scratch { elements: plan.scratch, needed, available: layout.scratch_bytes });
     }

@@ -274,7 +274,9 @@ impl<'a> World<'a> {
             Buffer::Input => self.inputs[rank][at],
             Buffer::Output => self.outputs[rank][at],
             Buffer::Scratch => self.scratch[rank][at],
-            Buffer::Packet(from) => self.packets[self.pair(from, rank)].as_ref().expect("a packet that was waited for")[at],
+            Buffer::Packet(from) => {
+                self.packets[self.pair(from, rank)].as_ref().expect("a packet that was waited for")[at]
+            }
         }
     }
 
@@ -303,7 +305,13 @@ fn wanted(plan: &Plan, inputs: &[Vec<Number>]) -> Vec<Vec<Number>> {
             Collective::ReduceScatter { parts } => reduced(after(&parts[..rank])..after(&parts[..=rank])),
             Collective::AllGather { .. } => inputs.concat(),
             Collective::Broadcast { root, .. } => inputs[*root].clone(),
-            Collective::Reduce { root, count } => if rank == *root { reduced(0..*count) } else { Vec::new() },
+            Collective::Reduce { root, count } => {
+                if rank == *root {
+                    reduced(0..*count)
+                } else {
+                    Vec::new()
+                }
+            }
             Collective::AllToAll { counts } => {
                 let mut all = Vec::new();
                 for (from, row) in counts.iter().enumerate() {
@@ -312,7 +320,13 @@ fn wanted(plan: &Plan, inputs: &[Vec<Number>]) -> Vec<Vec<Number>> {
                 all
             }
             Collective::Barrier => Vec::new(),
-            Collective::Send { from, to, .. } => if rank == *to { inputs[*from].clone() } else { Vec::new() },
+            Collective::Send { from, to, .. } => {
+                if rank == *to {
+                    inputs[*from].clone()
+                } else {
+                    Vec::new()
+                }
+            }
         })
         .collect()
 }

@@ -1,0 +1,111 @@
+//! Which of several ways of doing the same operation is the fastest here and now.
+//!
+//! Whether stores should pass the cache by depends on how far apart the cores are that the ranks run on, by factors of four
+//! and more, and on virtual machines that changes while a program runs. So it is tried: every way a few times, the fastest
+//! one for a while, then all again. The schedule follows from the number of operations alone, so that ranks that make the
+//! same calls try the same ways at the same time; what they conclude is their own matter, since all ways give the same bits.
+
+use std::time::Duration;
+
+/// The trials of one operation.
+#[derive(Debug, Clone)]
+pub struct Trials {
+    /// The fastest time of each way in this round of trials.
+    fastest: Vec<Duration>,
+    best: usize,
+    /// Operations since this round of trials began.
+    done: usize,
+    /// Operations that take the best way once the trials are over.
+    rest: usize,
+    /// Times that each way is tried in a round, one after the other.
+    tries: usize,
+}
+
+/// Trials may take this part of the time at most: one in so many.
+const SHARE: u32 = 32;
+/// After a round of trials, at least and at most so many operations go the best way.
+const REST: (usize, usize) = (64, 100_000);
+
+impl Trials {
+    /// For `ways` of doing it, at least one, each tried `tries` times in a row: what the way before has left in the caches
+    /// does not count then. The fastest try counts, so that a peer that came late does not.
+    pub fn new(ways: usize, tries: usize) -> Self {
+        Self { fastest: vec![Duration::MAX; ways.max(1)], best: 0, done: 0, rest: 0, tries: tries.max(1) }
+    }
+
+    /// The way of the next operation, and whether its time is wanted.
+    pub fn next(&self) -> (usize, bool) {
+        if self.fastest.len() > 1 && self.done < self.fastest.len() * self.tries {
+            (self.done / self.tries, true)
+        } else {
+            (self.best, false)
+        }
+    }
+
+    /// Takes note of an operation that went the way that [`Trials::next`] said, with its time where that was wanted.
+    pub fn record(&mut self, took: Option<Duration>) {
+        let ways = self.fastest.len();
+        if let Some(took) = took {
+            let way = (self.done / self.tries).min(ways - 1);
+            self.fastest[way] = self.fastest[way].min(took);
+        }
+        self.done += 1;
+        let trials = ways * self.tries;
+        if ways > 1 && self.done == trials {
+            self.best = (0..ways).min_by_key(|way| self.fastest[*way]).unwrap_or(0);
+            let best = self.fastest[self.best].max(Duration::from_nanos(1));
+            let spent: Duration = self.fastest.iter().map(|time| time.saturating_mul(self.tries as u32)).sum();
+            let rest = spent.saturating_mul(SHARE).as_nanos() / best.as_nanos();
+            self.rest = usize::try_from(rest).unwrap_or(usize::MAX).clamp(REST.0, REST.1);
+        }
+        if ways > 1 && self.done >= trials + self.rest {
+            self.fastest.fill(Duration::MAX);
+            self.done = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `count` operations whose times `time` gives; how often each way was taken.
+    fn run(trials: &mut Trials, count: usize, time: impl Fn(usize) -> u64) -> Vec<usize> {
+        let mut taken = vec![0; trials.fastest.len()];
+        for _ in 0..count {
+            let (way, wanted) = trials.next();
+            taken[way] += 1;
+            trials.record(wanted.then(|| Duration::from_nanos(time(way))));
+        }
+        taken
+    }
+
+    #[test]
+    fn the_fastest_way_is_found_and_found_again_when_it_changes() {
+        let mut trials = Trials::new(3, 3);
+        assert_eq!(run(&mut trials, 9, |way| [900, 300, 400][way]), [3, 3, 3]);
+        // Three rounds of 1600 ns, times 32, by the best one's 300 ns.
+        let rest = 3 * 1600 * 32 / 300;
+        assert_eq!(run(&mut trials, rest, |_| unreachable!("no time is wanted")), [0, rest, 0]);
+        assert_eq!(run(&mut trials, 9, |way| [100, 300, 400][way]), [3, 3, 3]);
+        assert_eq!(run(&mut trials, 10, |_| 0), [10, 0, 0]);
+    }
+
+    #[test]
+    fn a_late_peer_does_not_decide() {
+        let mut trials = Trials::new(2, 3);
+        let late = std::cell::Cell::new(0);
+        run(&mut trials, 6, |way| {
+            late.set(late.get() + 1);
+            // Every second one waits for somebody.
+            [200, 100][way] + if late.get() % 2 == 0 { 50_000 } else { 0 }
+        });
+        assert_eq!(trials.next(), (1, false));
+    }
+
+    #[test]
+    fn one_way_needs_no_trials() {
+        let mut trials = Trials::new(1, 3);
+        assert_eq!(run(&mut trials, 1000, |_| unreachable!("no time is wanted")), [1000]);
+    }
+}

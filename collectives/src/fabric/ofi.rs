@@ -1,0 +1,570 @@
+//! One-sided writes through libfabric: InfiniBand and RoCE (`verbs;ofi_rxm`), AWS (`efa`), Slingshot (`cxi`), and TCP or
+//! shared memory where none of them is at hand.
+//!
+//! The library is opened when it is first asked for; without it, or without a provider, there is an error and nothing
+//! else. Nothing is needed to build this.
+//!
+//! # How it works
+//!
+//! A put is a write into the peer's registered scratch. Its completion at the writer says nothing about the target, so each
+//! put brings a word of completion data, which the target's queue gives it once the data is there. Signals, packets and
+//! what else there is to say are small messages. Puts and messages to one peer share one numbering, and the receiver takes
+//! them in by number (see `peer.rs`): a signal counts only when all that was put before it has landed, on providers that
+//! keep an order (verbs) as on those that do not (EFA). Where completion data has 64 bits it also names the operation, and
+//! a put that signals is one transfer. Where writes have none (Slingshot), puts complete on delivery, and a signal waits
+//! for that of all puts before it.
+//!
+//! Nothing moves by itself: every wait, and every post that is refused for now, polls the completion queue.
+//!
+//! A rank may write to a peer that has ended the operation before the last one. Peers hear of that with whatever they are
+//! sent anyway; those that are sent nothing but have lately written are told, and whoever does not know asks. So
+//! [`Fabric::begin`] waits for nobody; the first put to a peer does, if it must.
+//!
+//! Each epoch has an endpoint, a key and a mark of its own: writes of an older one have nowhere to go.
+//!
+//! # What was run
+//!
+//! `tcp;ofi_rxm` and `shm`, with the conformance suite, also with the limits of other providers forced on them (32 bits of
+//! completion data as verbs and EFA have, none as Slingshot has, and sources to be registered). The code for verbs, EFA
+//! and Slingshot is the same, but it has never run on such hardware.
+//!
+//! # What it cannot notice
+//!
+//! Few providers tell when the process at the other end dies: a wait goes on until something else (the group's control
+//! connections) aborts it or its time is over. A rank that gives up alive says so. Nothing is encrypted, and peers are
+//! trusted not to pretend to be others. `shm` installs handlers for SIGINT, SIGTERM, SIGSEGV and SIGBUS, which call those
+//! that were there before.
+
+mod endpoint;
+#[cfg(test)]
+mod layout;
+mod library;
+mod object;
+mod offer;
+mod open;
+mod peer;
+#[cfg(test)]
+mod speed;
+mod sys;
+#[cfg(test)]
+mod tests;
+mod traffic;
+mod wire;
+
+use std::time::{Duration, Instant};
+
+pub use self::library::{ProviderInfo, probe};
+pub use self::offer::{Card, Offer};
+
+use self::endpoint::{Endpoint, Event};
+use self::object::Block;
+use self::offer::packet_place;
+use self::peer::{Peer, owed};
+use self::wire::{Kind, PACKET_BYTES};
+use crate::fabric::{Entry, Fabric, Raw, Target, Window};
+use crate::fault::Fault;
+use crate::patience::{Patience, Rest, Wait};
+use crate::plan::{Rank, Reach};
+
+/// One rank's channels over libfabric.
+#[derive(Debug)]
+pub struct OfiFabric {
+    rank: Rank,
+    epoch: u64,
+    endpoint: Endpoint,
+    /// By rank; none for oneself.
+    peers: Vec<Option<Peer>>,
+    packets: Block,
+    half: usize,
+    data: Data,
+    /// The operation that this rank is in, or was in last.
+    sequence: u64,
+    tag: u32,
+    /// Between `begin` and `end`.
+    open: bool,
+    /// The last operation that it has ended.
+    ended: u64,
+    /// Puts that have not left.
+    puts: u64,
+    /// Peers, a bit each, that are owed a message.
+    owing: u64,
+    /// The first fault: there is no way on from it.
+    broken: Option<Fault>,
+    events: Vec<Event>,
+}
+
+/// What comes with a put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Data {
+    /// A note and the operation's tag.
+    Tagged,
+    /// A note: the tag has to be said before a put may signal.
+    Plain,
+    /// Nothing: puts complete on delivery.
+    None,
+}
+
+/// Looks at the completion queue that take as long as so many of a spinning wait.
+const LOOK: u32 = 16;
+/// Looks in vain before a rank asks whether a peer has ended an operation: most often the answer is on its way.
+const ASK_AFTER: u32 = 20;
+/// Looks that the end of an operation spends on telling so.
+const TELL_LOOKS: u32 = 50;
+/// How long a fabric that is dropped in order waits until what it sent has come, and one that is not until it has said so.
+const FAREWELL: Duration = Duration::from_millis(250);
+const HASTY_FAREWELL: Duration = Duration::from_millis(25);
+/// Sleeps get longer up to this.
+const LONGEST_NAP: Duration = Duration::from_millis(1);
+
+impl OfiFabric {
+    fn new(
+        rank: Rank,
+        epoch: u64,
+        endpoint: Endpoint,
+        peers: Vec<Option<Peer>>,
+        half: usize,
+        data_bytes: u8,
+    ) -> Result<Self, Fault> {
+        let packets = Block::new(peers.len() * 2 * PACKET_BYTES)?;
+        let data = match data_bytes {
+            8.. => Data::Tagged,
+            4.. => Data::Plain,
+            _ => Data::None,
+        };
+        Ok(Self {
+            rank,
+            epoch,
+            endpoint,
+            peers,
+            packets,
+            half,
+            data,
+            sequence: 0,
+            tag: 0,
+            open: false,
+            ended: 0,
+            puts: 0,
+            owing: 0,
+            broken: None,
+            events: Vec::new(),
+        })
+    }
+
+    /// The provider it goes through.
+    pub fn provider(&self) -> &str {
+        &self.endpoint.limits().provider
+    }
+
+    fn others(&self) -> impl Iterator<Item = Rank> + Clone + use<> {
+        let rank = self.rank;
+        (0..self.peers.len()).filter(move |other| *other != rank)
+    }
+
+    fn peer(&self, rank: Rank) -> &Peer {
+        match self.peers.get(rank) {
+            Some(Some(peer)) => peer,
+            _ => panic!("rank {rank} is no peer of rank {}", self.rank),
+        }
+    }
+
+    fn peer_mut(&mut self, rank: Rank) -> &mut Peer {
+        match self.peers.get_mut(rank) {
+            Some(Some(peer)) => peer,
+            _ => panic!("rank {rank} is no peer of rank {}", self.rank),
+        }
+    }
+
+    /// Says hello to everybody, and waits until everybody has.
+    fn greet(&mut self, patience: &mut Patience<'_>) -> Result<(), Fault> {
+        self.greet_all(patience).inspect_err(|fault| self.broken = Some(fault.clone()))
+    }
+
+    fn greet_all(&mut self, patience: &mut Patience<'_>) -> Result<(), Fault> {
+        let others = self.others();
+        for peer in others.clone() {
+            self.post(peer, patience, |fabric| fabric.send(peer, Kind::Hello, 0))?;
+        }
+        for peer in others {
+            self.until(Some(peer), patience, |fabric| Ok(fabric.peer(peer).greeted))?;
+        }
+        Ok(())
+    }
+
+    /// Runs a call: nothing after a fault, and what a fault means for others.
+    fn call<T>(
+        &mut self,
+        patience: &mut Patience<'_>,
+        inside: impl FnOnce(&mut Self, &mut Patience<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        self.usable()?;
+        inside(self, patience).map_err(|fault| {
+            let fault = match fault {
+                Fault::Lost { rank, how } => patience.lost(rank, how),
+                fault => fault,
+            };
+            self.give_up(fault)
+        })
+    }
+
+    fn usable(&self) -> Result<(), Fault> {
+        match &self.broken {
+            Some(fault) => Err(fault.clone()),
+            None if !self.open => {
+                Err(Fault::System { what: "a call of a fabric", why: "no operation has begun".to_owned() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// From now on every call fails with that fault.
+    fn give_up(&mut self, fault: Fault) -> Fault {
+        if self.broken.is_none() {
+            if let Fault::Mismatch { rank, .. } = fault {
+                // The peer may not have heard of this operation yet. If this is not taken now, it will hear that we go.
+                let _ = self.send(rank, Kind::Refuse, self.sequence);
+            }
+            self.broken = Some(fault.clone());
+        }
+        self.broken.clone().unwrap_or(fault)
+    }
+
+    /// Tries until it is done.
+    fn post(
+        &mut self,
+        peer: Rank,
+        patience: &mut Patience<'_>,
+        mut attempt: impl FnMut(&mut Self) -> Result<bool, Fault>,
+    ) -> Result<(), Fault> {
+        if let Some(after) = self.peer(peer).left {
+            return Err(gone(peer, after));
+        }
+        if attempt(self)? {
+            return Ok(());
+        }
+        self.until(Some(peer), patience, |fabric| match fabric.peer(peer).left {
+            Some(after) => Err(gone(peer, after)),
+            None => attempt(fabric),
+        })
+    }
+
+    /// Waits until the peer has ended the operation before the last one: its half may be written to.
+    fn gate(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault> {
+        if self.peer(peer).ended + 2 >= self.sequence {
+            return Ok(());
+        }
+        let mut looks = 0;
+        self.until(Some(peer), patience, |fabric| {
+            looks += 1;
+            if looks == ASK_AFTER {
+                fabric.peer_mut(peer).owes |= owed::ASK;
+                fabric.owing |= 1 << peer;
+            }
+            let to = fabric.peer(peer);
+            match to.left {
+                Some(after) => Err(gone(peer, after)),
+                None => Ok(to.ended + 2 >= fabric.sequence),
+            }
+        })
+    }
+
+    /// Before a signal: what must have been delivered has been.
+    fn delivered(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault> {
+        if self.data == Data::None && self.peer(peer).puts > 0 {
+            return self.until(Some(peer), patience, |fabric| Ok(fabric.peer(peer).puts == 0));
+        }
+        Ok(())
+    }
+
+    fn send_signal(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault> {
+        self.delivered(peer, patience)?;
+        self.post(peer, patience, |fabric| fabric.send(peer, Kind::Signal, fabric.sequence))
+    }
+
+    /// Waits until `done`.
+    fn until(
+        &mut self,
+        awaited: Option<Rank>,
+        patience: &mut Patience<'_>,
+        mut done: impl FnMut(&mut Self) -> Result<bool, Fault>,
+    ) -> Result<(), Fault> {
+        let mut wait = awaited.map_or_else(Wait::default, Wait::on);
+        let looks = (patience.spins() / LOOK).max(1);
+        let mut nap = Duration::from_micros(20);
+        loop {
+            for _ in 0..looks {
+                if done(self)? {
+                    return Ok(());
+                }
+                self.look()?;
+            }
+            let rest = patience.rest(&mut wait);
+            // What is there already counts, whatever else has happened.
+            self.look()?;
+            if done(self)? {
+                return Ok(());
+            }
+            match rest? {
+                Rest::Spin => {}
+                Rest::Yield => rustix::thread::sched_yield(),
+                Rest::Sleep(at_most) => {
+                    // No provider can be relied on to wake anybody.
+                    sleep(nap.min(at_most));
+                    nap = (nap * 2).min(LONGEST_NAP);
+                }
+            }
+        }
+    }
+
+    /// Waits for something that only that peer can send.
+    fn until_from(
+        &mut self,
+        peer: Rank,
+        patience: &mut Patience<'_>,
+        there: impl Fn(&Peer) -> bool,
+    ) -> Result<(), Fault> {
+        if there(self.peer(peer)) {
+            return Ok(());
+        }
+        self.until(Some(peer), patience, |fabric| {
+            let from = fabric.peer(peer);
+            match from.left {
+                _ if there(from) => Ok(true),
+                Some(after) => Err(gone(peer, after)),
+                None => Ok(false),
+            }
+        })
+    }
+
+    /// Where the operation's half of scratch begins.
+    fn half_at(&self) -> usize {
+        (self.sequence % 2) as usize * self.half
+    }
+
+    fn cannot<T>(&self, what: &'static str) -> Result<T, Fault> {
+        Err(Fault::System { what, why: "libfabric's providers do not map a peer's memory".to_owned() })
+    }
+}
+
+impl Fabric for OfiFabric {
+    fn name(&self) -> &'static str {
+        "ofi"
+    }
+
+    fn reach(&self, _peer: Rank) -> Reach {
+        Reach { packet_bytes: PACKET_BYTES, ..Reach::default() }
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        self.half
+    }
+
+    fn scratch(&self) -> Raw {
+        Raw { at: self.endpoint.scratch().at.wrapping_add(self.half_at()), bytes: self.half }
+    }
+
+    unsafe fn begin(&mut self, entry: &Entry, patience: &mut Patience<'_>) -> Result<(), Fault> {
+        if let Some(fault) = &self.broken {
+            return Err(fault.clone());
+        }
+        if self.open || entry.sequence <= self.sequence {
+            let why = format!("operation {} cannot follow {}", entry.sequence, self.sequence);
+            return Err(Fault::System { what: "beginning an operation", why });
+        }
+        (self.sequence, self.tag, self.open) = (entry.sequence, entry.tag, true);
+        // SAFETY: both can be read until the operation has ended, says the caller, and `end` makes the endpoint forget them.
+        unsafe { self.endpoint.expect([entry.input, entry.output]) };
+        self.call(patience, |fabric, _| {
+            fabric.others().try_for_each(|other| fabric.same_operation(other))?;
+            if fabric.owing != 0 { fabric.pay() } else { Ok(()) }
+        })
+    }
+
+    fn end(&mut self, patience: &mut Patience<'_>) -> Result<(), Fault> {
+        self.call(patience, |fabric, patience| {
+            if fabric.puts > 0 {
+                fabric.until(None, patience, |fabric| Ok(fabric.puts == 0))?;
+            }
+            fabric.endpoint.forget(None);
+            (fabric.ended, fabric.open) = (fabric.sequence, false);
+            for other in fabric.others() {
+                let sequence = fabric.sequence;
+                let peer = fabric.peer_mut(other);
+                peer.end(sequence);
+                let owes = peer.owes != 0;
+                fabric.owing |= u64::from(owes) << other;
+            }
+            if fabric.owing != 0 {
+                fabric.pay()?;
+            }
+            // What does not go now goes with the next call.
+            for _ in 0..TELL_LOOKS {
+                if fabric.owing == 0 {
+                    break;
+                }
+                fabric.look()?;
+            }
+            Ok(())
+        })
+    }
+
+    unsafe fn put(
+        &mut self,
+        peer: Rank,
+        from: *const u8,
+        bytes: usize,
+        to: Target,
+        signal: bool,
+        patience: &mut Patience<'_>,
+    ) -> Result<(), Fault> {
+        self.call(patience, |fabric, patience| {
+            let refused = |why: String| Fault::System { what: "a put over libfabric", why };
+            let Target::Scratch(offset) = to else {
+                return Err(refused("only scratch can be written to".into()));
+            };
+            if offset.checked_add(bytes).is_none_or(|end| end > fabric.half) {
+                let why = format!("{bytes} bytes at {offset} are outside its {} bytes of scratch", fabric.half);
+                return Err(refused(why));
+            }
+            fabric.gate(peer, patience)?;
+            let start = fabric.half_at() + offset;
+            // Whether the last write may bring the signal: not before the peer can know the operation's tag.
+            let rides = signal
+                && match fabric.data {
+                    Data::Tagged => true,
+                    Data::Plain => fabric.peer(peer).said == fabric.sequence,
+                    Data::None => false,
+                };
+            let most = fabric.endpoint.limits().put_bytes;
+            let mut done = 0;
+            while done < bytes {
+                let piece = most.min(bytes - done);
+                let last = rides && done + piece == bytes;
+                // SAFETY: inside what stays until flushed or ended, says the caller, and both wait until it has left.
+                fabric.post(peer, patience, |fabric| unsafe {
+                    fabric.write(peer, from.add(done), piece, start + done, last)
+                })?;
+                done += piece;
+            }
+            if signal && !(rides && bytes > 0) { fabric.send_signal(peer, patience) } else { Ok(()) }
+        })
+    }
+
+    fn signal(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault> {
+        self.call(patience, |fabric, patience| {
+            fabric.gate(peer, patience)?;
+            fabric.send_signal(peer, patience)
+        })
+    }
+
+    fn wait(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault> {
+        self.call(patience, |fabric, patience| {
+            fabric.until_from(peer, patience, |peer| peer.signals > 0)?;
+            fabric.peer_mut(peer).signals -= 1;
+            Ok(())
+        })
+    }
+
+    fn poll(&mut self, peer: Rank) -> Result<bool, Fault> {
+        self.usable()?;
+        if self.peer(peer).signals == 0 {
+            self.look().map_err(|fault| self.give_up(fault))?;
+        }
+        Ok(self.peer(peer).signals > 0)
+    }
+
+    unsafe fn packet(
+        &mut self,
+        peer: Rank,
+        from: *const u8,
+        bytes: usize,
+        patience: &mut Patience<'_>,
+    ) -> Result<(), Fault> {
+        self.call(patience, |fabric, patience| {
+            if bytes > PACKET_BYTES {
+                let why = format!("{bytes} bytes; {PACKET_BYTES} are the most");
+                return Err(Fault::System { what: "sending a packet", why });
+            }
+            fabric.gate(peer, patience)?;
+            fabric.delivered(peer, patience)?;
+            // SAFETY: readable, says the caller.
+            fabric.post(peer, patience, |fabric| unsafe {
+                fabric.send_with(peer, Kind::Packet, fabric.sequence, from, bytes)
+            })
+        })
+    }
+
+    fn wait_packet(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<*const u8, Fault> {
+        self.call(patience, |fabric, patience| {
+            let sequence = fabric.sequence;
+            fabric.until_from(peer, patience, |peer| peer.packets[(sequence % 2) as usize] == sequence)?;
+            Ok(packet_place(fabric.packets.raw(), peer, sequence).cast_const())
+        })
+    }
+
+    fn expose(&mut self, _peer: Rank, _patience: &mut Patience<'_>) -> Result<(), Fault> {
+        self.cannot("exposing memory")
+    }
+
+    fn meet(&mut self, _peer: Rank, _patience: &mut Patience<'_>) -> Result<(), Fault> {
+        self.cannot("meeting exposed memory")
+    }
+
+    fn direct(&self, _peer: Rank, _window: Window) -> Option<Raw> {
+        None
+    }
+
+    unsafe fn copy_from(
+        &mut self,
+        _peer: Rank,
+        _window: Window,
+        _offset: usize,
+        _to: *mut u8,
+        _bytes: usize,
+    ) -> Result<(), Fault> {
+        self.cannot("copying from a peer's memory")
+    }
+
+    fn flush(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault> {
+        self.call(patience, |fabric, patience| {
+            if fabric.peer(peer).puts > 0 {
+                fabric.until(Some(peer), patience, |fabric| Ok(fabric.peer(peer).puts == 0))?;
+            }
+            fabric.endpoint.forget(Some(peer));
+            Ok(())
+        })
+    }
+}
+
+impl Drop for OfiFabric {
+    /// Says that it goes. In order: waits a little until what it sent has come, for what is under way may be lost with the
+    /// endpoint. In the middle of an operation, or after a fault: that it does.
+    fn drop(&mut self) {
+        let orderly = !self.open && self.broken.is_none();
+        let (kind, time) = if orderly { (Kind::Leave, FAREWELL) } else { (Kind::Gone, HASTY_FAREWELL) };
+        let until = Instant::now() + time;
+        let mut untold: Vec<Rank> = self.others().collect();
+        loop {
+            // Whoever cannot be told finds out otherwise.
+            untold.retain(|peer| matches!(self.send(*peer, kind, self.ended), Ok(false)));
+            let failed = self.look().is_err();
+            let done = match orderly {
+                true => self.peers.iter().flatten().all(|peer| peer.has_all() || peer.left.is_some()),
+                false => failed || self.endpoint.under_way() as u64 <= self.puts,
+            };
+            if untold.is_empty() && done || Instant::now() > until {
+                return;
+            }
+            rustix::thread::sched_yield();
+        }
+    }
+}
+
+fn gone(rank: Rank, after: u64) -> Fault {
+    Fault::Lost { rank, how: format!("it left after operation {after}") }
+}
+
+fn sleep(time: Duration) {
+    let time = rustix::thread::Timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) };
+    // Waking early is as good.
+    let _ = rustix::thread::nanosleep(&time);
+}
