@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ring::hmac;
@@ -110,11 +111,21 @@ enum Purpose {
     Data { rank: u32, epoch: u64, index: u32 },
 }
 
+/// Where a rank takes connections. Others may be further on than this rank: what comes early is kept.
+#[derive(Debug)]
+pub(crate) struct Door {
+    listener: TcpListener,
+    early: Mutex<Vec<(TcpStream, Purpose)>>,
+}
+
+/// Connections that may wait to be asked for: more than a group has for one epoch.
+const MAX_EARLY: usize = 2 * MAX_RANKS * 16;
+
 /// A rank that has met the others.
 #[derive(Debug)]
 pub(crate) struct Met {
     /// Where connections of later epochs come in.
-    pub(crate) listener: TcpListener,
+    pub(crate) door: Door,
     /// By rank.
     pub(crate) cards: Vec<Card>,
     /// A connection to every other rank.
@@ -123,7 +134,7 @@ pub(crate) struct Met {
 
 const MAGIC: [u8; 8] = *b"swlmcol1";
 /// Strangers that connect and stay silent cost no more than this each.
-const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
+const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_FRAME: usize = 1 << 20;
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -138,9 +149,10 @@ pub(crate) fn meet(at: &Rendezvous) -> Result<Met, BootstrapError> {
     }
     let deadline = Instant::now() + at.timeout;
     let (listener, cards) = if rank == 0 { gather(at, deadline)? } else { register(at, deadline)? };
+    let door = Door { listener, early: Mutex::default() };
     let control = connect_all(
         at,
-        &listener,
+        &door,
         &cards,
         (0..ranks).collect::<Vec<_>>().as_slice(),
         deadline,
@@ -150,13 +162,13 @@ pub(crate) fn meet(at: &Rendezvous) -> Result<Met, BootstrapError> {
             _ => None,
         },
     )?;
-    Ok(Met { listener, cards, control })
+    Ok(Met { door, cards, control })
 }
 
 /// One connection between every two of `members` (ranks of the bootstrap), for one epoch. The result is by member.
 pub(crate) fn connect_data(
     at: &Rendezvous,
-    listener: &TcpListener,
+    door: &Door,
     cards: &[Card],
     members: &[Rank],
     (epoch, index): (u64, u32),
@@ -169,12 +181,12 @@ pub(crate) fn connect_data(
         }
         _ => None,
     };
-    connect_all(at, listener, cards, members, deadline, &say, &hear)
+    connect_all(at, door, cards, members, deadline, &say, &hear)
 }
 
 fn connect_all(
     at: &Rendezvous,
-    listener: &TcpListener,
+    door: &Door,
     cards: &[Card],
     members: &[Rank],
     deadline: Instant,
@@ -194,30 +206,9 @@ fn connect_all(
                 .map(|rank| Ok((*rank, dial(at, cards[*rank].listen, &say(me), deadline)?)))
                 .collect::<Result<Vec<_>, BootstrapError>>()
         });
-        let mut accepted = Vec::new();
-        let mut failed = None;
-        while !above.is_empty() {
-            match accept(at, listener, deadline) {
-                Ok(Some((stream, purpose))) => {
-                    // Whatever else it is for, somebody gave up waiting for it.
-                    let Some(rank) = hear(&purpose) else { continue };
-                    if let Some(awaited) = above.iter().position(|other| *other == rank) {
-                        above.swap_remove(awaited);
-                        accepted.push((rank, stream));
-                    }
-                }
-                Ok(None) => {
-                    let missing = std::mem::take(&mut above);
-                    failed = Some(BootstrapError::Missing { missing, ranks: at.ranks, after: at.timeout });
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
-            }
-        }
+        let accepted = admit(at, door, &mut above, deadline, hear);
         let dialled = dialling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (dialled, failed.map_or(Ok(accepted), Err))
+        (dialled, accepted)
     });
     for (rank, stream) in dialled?.into_iter().chain(accepted?) {
         if let Some(at) = place(rank) {
@@ -225,6 +216,44 @@ fn connect_all(
         }
     }
     Ok(links)
+}
+
+/// Takes one connection of each awaited rank.
+fn admit(
+    at: &Rendezvous,
+    door: &Door,
+    awaited: &mut Vec<Rank>,
+    deadline: Instant,
+    hear: &(dyn Fn(&Purpose) -> Option<Rank> + Sync),
+) -> Result<Vec<(Rank, TcpStream)>, BootstrapError> {
+    let mut accepted = Vec::new();
+    let mut early = door.early.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut come: Vec<(TcpStream, Purpose)> = std::mem::take(&mut *early);
+    loop {
+        for (stream, purpose) in come.drain(..) {
+            let place = hear(&purpose).and_then(|rank| awaited.iter().position(|other| *other == rank));
+            match place {
+                Some(place) => accepted.push((awaited.swap_remove(place), stream)),
+                // For later, or for an epoch that nobody wants any more: that one makes room in the end.
+                None => {
+                    if early.len() == MAX_EARLY {
+                        early.remove(0);
+                    }
+                    early.push((stream, purpose));
+                }
+            }
+        }
+        if awaited.is_empty() {
+            return Ok(accepted);
+        }
+        match accept(at, &door.listener, deadline)? {
+            Some(one) => come.push(one),
+            None => {
+                let missing = std::mem::take(awaited);
+                return Err(BootstrapError::Missing { missing, ranks: at.ranks, after: at.timeout });
+            }
+        }
+    }
 }
 
 /// Rank 0: waits for everybody's card, then gives everybody all cards.

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvFlags, recv, sockopt};
 use serde::{Deserialize, Serialize};
 
-use crate::bootstrap::{self, BootstrapError, Card, Met, Rendezvous};
+use crate::bootstrap::{self, BootstrapError, Card, Door, Met, Rendezvous};
 use crate::fault::Fault;
 use crate::patience::Abort;
 use crate::plan::Rank;
@@ -40,7 +40,7 @@ enum Message {
 #[derive(Debug)]
 pub(crate) struct Control {
     at: Rendezvous,
-    listener: TcpListener,
+    door: Door,
     cards: Vec<Card>,
     links: Vec<Option<Mutex<TcpStream>>>,
     shared: Arc<Shared>,
@@ -78,7 +78,7 @@ impl Control {
     /// Meets all ranks and starts to look after them.
     pub(crate) fn start(at: Rendezvous) -> Result<Self, BootstrapError> {
         let io = |what| move |source| BootstrapError::System { what, source };
-        let Met { listener, cards, control } = bootstrap::meet(&at)?;
+        let Met { door, cards, control } = bootstrap::meet(&at)?;
         let shared = Arc::new(Shared::default());
         shared.lock().inbox = (0..at.ranks).map(|_| VecDeque::new()).collect();
         let (wake_end, wake) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
@@ -98,7 +98,7 @@ impl Control {
             })
             .map_err(io("starting a thread"))?;
         let links = control.into_iter().map(|stream| stream.map(Mutex::new)).collect();
-        Ok(Self { at, listener, cards, links, shared, wake, thread: Some(thread) })
+        Ok(Self { at, door, cards, links, shared, wake, thread: Some(thread) })
     }
 
     /// This rank, as at the bootstrap.
@@ -250,14 +250,8 @@ impl Control {
     ) -> Result<Vec<Vec<TcpStream>>, BootstrapError> {
         let mut links: Vec<Vec<TcpStream>> = members.iter().map(|_| Vec::with_capacity(count)).collect();
         for index in 0..count {
-            let one = bootstrap::connect_data(
-                &self.at,
-                &self.listener,
-                &self.cards,
-                members,
-                (epoch, index as u32),
-                deadline,
-            )?;
+            let one =
+                bootstrap::connect_data(&self.at, &self.door, &self.cards, members, (epoch, index as u32), deadline)?;
             for (to, stream) in links.iter_mut().zip(one) {
                 to.extend(stream);
             }

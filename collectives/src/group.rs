@@ -204,6 +204,11 @@ impl Group {
         self.config.timeout = timeout;
     }
 
+    /// How algorithms are chosen.
+    pub fn selector(&self) -> &Selector {
+        &self.config.selector
+    }
+
     /// Another way to choose algorithms: the same on every rank.
     pub fn set_selector(&mut self, selector: Selector) {
         self.config.selector = selector;
@@ -527,4 +532,4 @@ fn raw<T: Element>(slice: &[T]) -> Raw {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -21,8 +21,11 @@ pub mod group;
 pub mod memory;
 pub mod patience;
 pub mod plan;
+pub mod quantised;
+pub mod queue;
 pub mod select;
 mod setup;
+pub mod tuner;
 
 pub use error::CollectiveError;
 pub use group::{Group, GroupConfig, Transport};

@@ -9,11 +9,100 @@ use crate::plan::{Algorithm, Collective, Layout, Plan};
 
 /// How algorithms are chosen. The same on every rank of a group.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Selector {
     /// Always this one, where it exists for the collective.
     pub forced: Option<Algorithm>,
     /// Chunks and thresholds of the builders.
     pub tuning: Tuning,
+    /// What was measured on this kind of machine; where it says nothing, [`choose`] decides.
+    pub table: Option<Table>,
+}
+
+/// A collective without its lengths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "they are those of `Collective`")]
+pub enum Kind {
+    AllReduce,
+    ReduceScatter,
+    AllGather,
+    Broadcast,
+    Reduce,
+    AllToAll,
+    Barrier,
+    Send,
+}
+
+impl Kind {
+    /// Those whose algorithms are measured: the others' follow from them.
+    pub const TUNED: [Self; 5] =
+        [Self::AllReduce, Self::ReduceScatter, Self::AllGather, Self::Broadcast, Self::AllToAll];
+
+    /// Of a collective.
+    pub fn of(collective: &Collective) -> Self {
+        match collective {
+            Collective::AllReduce { .. } => Self::AllReduce,
+            Collective::ReduceScatter { .. } => Self::ReduceScatter,
+            Collective::AllGather { .. } => Self::AllGather,
+            Collective::Broadcast { .. } => Self::Broadcast,
+            Collective::Reduce { .. } => Self::Reduce,
+            Collective::AllToAll { .. } => Self::AllToAll,
+            Collective::Barrier => Self::Barrier,
+            Collective::Send { .. } => Self::Send,
+        }
+    }
+
+    /// One whose larger side has `count` elements on each rank, as evenly divided as it goes.
+    pub fn sample(self, count: usize, ranks: usize) -> Collective {
+        let part = |rank: usize| count * (rank + 1) / ranks - count * rank / ranks;
+        let parts: Vec<usize> = (0..ranks).map(part).collect();
+        match self {
+            Self::AllReduce => Collective::AllReduce { count },
+            Self::ReduceScatter => Collective::ReduceScatter { parts },
+            Self::AllGather => Collective::AllGather { parts },
+            Self::Broadcast => Collective::Broadcast { root: 0, count },
+            Self::Reduce => Collective::Reduce { root: 0, count },
+            // Rows and columns add up to the same.
+            Self::AllToAll => Collective::AllToAll {
+                counts: (0..ranks).map(|from| (0..ranks).map(|to| part((from + to) % ranks)).collect()).collect(),
+            },
+            Self::Barrier => Collective::Barrier,
+            Self::Send => Collective::Send { from: 0, to: 1 % ranks.max(2), count },
+        }
+    }
+}
+
+/// What was found to be the fastest from a size on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunedRow {
+    /// For which collectives.
+    pub kind: Kind,
+    /// From so many bytes on (of the larger side of a rank), up to the next row of its kind.
+    pub from_bytes: usize,
+    /// The algorithm.
+    pub algorithm: Algorithm,
+    /// Its chunks in bytes.
+    pub chunk_bytes: usize,
+}
+
+/// Measured choices, ascending by size within a kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// In no particular order of kinds.
+    pub rows: Vec<TunedRow>,
+}
+
+impl Table {
+    /// The row for a size: of the measured sizes, the nearest one by ratio.
+    pub fn row(&self, kind: Kind, bytes: usize) -> Option<&TunedRow> {
+        let distance = |row: &&TunedRow| {
+            let (one, other) = (row.from_bytes.max(1) as u128, bytes.max(1) as u128);
+            // The larger over the smaller, scaled: compared, never shown.
+            (one.max(other) << 32) / one.min(other)
+        };
+        self.rows.iter().filter(|row| row.kind == kind).min_by_key(distance)
+    }
 }
 
 impl Selector {
@@ -27,32 +116,94 @@ impl Selector {
         layout: &Layout,
         element_bytes: usize,
     ) -> Result<Plan, CollectiveError> {
-        let algorithm = match self.forced {
-            Some(forced) => forced,
-            None => choose(collective, layout, element_bytes),
-        };
-        let plan = build::build(collective, algorithm, layout, element_bytes, &self.tuning)?;
+        let (algorithm, tuning) = self.choice(collective, layout, element_bytes);
+        let plan = build::build(collective, algorithm, layout, element_bytes, &tuning)?;
         verify::verify(&plan, layout)?;
         Ok(plan)
     }
+
+    /// The algorithm and its chunks.
+    pub fn choice(&self, collective: &Collective, layout: &Layout, element_bytes: usize) -> (Algorithm, Tuning) {
+        let bytes = largest(collective, layout.ranks()).saturating_mul(element_bytes);
+        let possible = build::algorithms(collective, layout, element_bytes);
+        if let Some(forced) = self.forced.filter(|forced| possible.contains(forced)) {
+            return (forced, self.tuning.clone());
+        }
+        let tuned = self.table.as_ref().and_then(|table| table.row(Kind::of(collective), bytes));
+        match tuned.filter(|row| possible.contains(&row.algorithm) && !layout.near.reduce_user) {
+            Some(row) => (row.algorithm, Tuning { chunk_bytes: row.chunk_bytes, ..self.tuning.clone() }),
+            None => (choose(collective, layout, element_bytes), self.tuning.clone()),
+        }
+    }
+}
+
+/// Elements of the larger side of the rank that has most.
+fn largest(collective: &Collective, ranks: usize) -> usize {
+    let sides = (0..ranks).map(|rank| collective.input_len(rank).max(collective.output_len(rank)));
+    sides.max().unwrap_or(0)
 }
 
 /// From here on two halves of the work are less than twice the whole.
 const ONE_SHOT_BYTES: usize = 64 << 10;
+/// From here on nothing is gained by meeting before reducing registered memory.
+const DIRECT_FROM: usize = 2 << 10;
 
 /// The algorithm for a collective, where nothing was measured.
 pub fn choose(collective: &Collective, layout: &Layout, element_bytes: usize) -> Algorithm {
     let possible = build::algorithms(collective, layout, element_bytes);
-    let bytes = (0..layout.ranks()).map(|rank| collective.input_len(rank).max(collective.output_len(rank))).max();
-    let bytes = bytes.unwrap_or(0) * element_bytes;
+    let bytes = largest(collective, layout.ranks()).saturating_mul(element_bytes);
     let hosts = layout.hosts.iter().any(|host| *host != layout.hosts[0]);
     let order: &[Algorithm] = match bytes {
         _ if hosts => &[Algorithm::Packet, Algorithm::Hierarchical],
-        _ if layout.near.reduce_user => &[Algorithm::Packet, Algorithm::Direct],
+        DIRECT_FROM.. if layout.near.reduce_user => &[Algorithm::Direct],
         0..ONE_SHOT_BYTES => &[Algorithm::Packet, Algorithm::OneShot],
         _ if collective.reduces() => &[Algorithm::TwoShot, Algorithm::OneShot],
         _ => &[Algorithm::OneShot],
     };
     let preferred = order.iter().find(|one| possible.contains(one));
     preferred.or(possible.first()).copied().unwrap_or(Algorithm::OneShot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Reach;
+
+    fn shm(ranks: usize) -> Layout {
+        Layout::single(ranks, Reach { load_scratch: true, packet_bytes: 104, ..Reach::default() }, 4 << 20)
+    }
+
+    #[test]
+    fn sizes_decide_where_nothing_was_measured() {
+        let of = |count| choose(&Collective::AllReduce { count }, &shm(2), 4);
+        assert_eq!(
+            [2, 26, 27, 16_383, 16_384].map(of),
+            [Algorithm::Packet, Algorithm::Packet, Algorithm::OneShot, Algorithm::OneShot, Algorithm::TwoShot]
+        );
+    }
+
+    #[test]
+    fn a_table_is_asked_for_the_nearest_size_by_ratio() {
+        let row =
+            |from_bytes, algorithm| TunedRow { kind: Kind::AllReduce, from_bytes, algorithm, chunk_bytes: from_bytes };
+        let table = Table { rows: vec![row(1 << 10, Algorithm::OneShot), row(16 << 10, Algorithm::Ring)] };
+        let selector = Selector { table: Some(table), ..Selector::default() };
+        let of = |bytes: usize| selector.choice(&Collective::AllReduce { count: bytes / 4 }, &shm(2), 4);
+        assert_eq!(of(3 << 10).0, Algorithm::OneShot);
+        assert_eq!((of(5 << 10).0, of(5 << 10).1.chunk_bytes), (Algorithm::Ring, 16 << 10));
+        assert_eq!(of(1 << 30).0, Algorithm::Ring);
+        let other = selector.choice(&Collective::AllGather { parts: vec![1 << 20; 2] }, &shm(2), 4);
+        assert_eq!(other.0, Algorithm::OneShot, "no row of its kind");
+    }
+
+    #[test]
+    fn samples_have_the_size_asked_for() {
+        for kind in Kind::TUNED {
+            for (count, ranks) in [(10, 3), (1, 4), (4096, 2)] {
+                let sample = kind.sample(count, ranks);
+                assert_eq!(Kind::of(&sample), kind);
+                assert_eq!(largest(&sample, ranks), count, "{sample:?}");
+            }
+        }
+    }
 }

@@ -156,10 +156,6 @@ struct Buffer([f32; Scheme::LARGEST_BLOCK]);
 /// Vectors that are summed side by side, so that a sum stays in a register over all sources.
 const TILE: usize = 8;
 
-/// How far ahead the codes of every source are asked for, in bytes. The processor follows a stream by itself, but
-/// not beyond a page, and pages of codes last for a microsecond only.
-const AHEAD: usize = 2048;
-
 /// The mean of block `i` of all sources.
 #[inline(always)]
 fn reduce_block<S: Simd, C: Code<BYTES>, const BYTES: usize>(
@@ -193,12 +189,12 @@ fn sum_block<S: Simd, C: Code<BYTES>, const BYTES: usize, const EXACT: bool>(
     for out in tiles {
         let scale = simd.splat(first.scales[i]);
         let mut sums = [scale; TILE];
-        for (sum, codes) in sums.iter_mut().zip(tile::<S, BYTES>(simd, first, at)) {
+        for (sum, codes) in sums.iter_mut().zip(tile::<BYTES>(first, at)) {
             *sum = simd.mul(C::decode(simd, codes), scale);
         }
         for source in rest {
             let scale = simd.splat(source.scales[i]);
-            for (sum, codes) in sums.iter_mut().zip(tile::<S, BYTES>(simd, source, at)) {
+            for (sum, codes) in sums.iter_mut().zip(tile::<BYTES>(source, at)) {
                 *sum = add_product::<S, EXACT>(simd, C::decode(simd, codes), scale, *sum);
             }
         }
@@ -222,10 +218,8 @@ fn sum_block<S: Simd, C: Code<BYTES>, const BYTES: usize, const EXACT: bool>(
 
 /// The codes of a tile.
 #[inline(always)]
-fn tile<'a, S: Simd, const BYTES: usize>(simd: S, source: &Quantised<'a>, at: usize) -> &'a [[u8; BYTES]] {
-    let codes = &source.codes[at..at + TILE * BYTES];
-    simd.prefetch(codes.as_ptr().wrapping_add(AHEAD));
-    codes.as_chunks().0
+fn tile<'a, const BYTES: usize>(source: &Quantised<'a>, at: usize) -> &'a [[u8; BYTES]] {
+    source.codes[at..at + TILE * BYTES].as_chunks().0
 }
 
 #[inline(always)]

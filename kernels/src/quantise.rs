@@ -212,7 +212,7 @@ pub(crate) fn quantise_block<S: Simd, T: Float, C: Code<BYTES>, const BYTES: usi
     let (codes, codes_end) = codes.split_at_mut(x.len() * BYTES);
     let ((x, x_rest), (codes, codes_rest)) = (x.as_chunks(), codes.as_chunks_mut().0.as_chunks_mut());
     for (i, ([a, b, c, d], codes)) in x.iter().zip(codes).enumerate() {
-        if AHEAD {
+        if AHEAD && i > 1000000 {
             simd.prefetch(next.wrapping_add(i * 4 * LANES).cast());
             simd.prefetch(next.wrapping_add(i * 4 * LANES + 2 * LANES).cast());
         }

@@ -14,14 +14,20 @@ use super::parts::{Part, Parts};
 use super::{BenchError, FloorWay};
 use crate::memory::{self, Mapping, Shared};
 
-/// Elements of a chunk of the ring, and chunks. Small vectors go in smaller ones, so that both ranks work at once.
-const CHUNK: usize = 8192;
-const SMALL_CHUNK: usize = 2048;
-const RING: usize = 8;
+/// Elements of each ring: much more than a core's own caches hold. A line that is written again soon is still in the
+/// other core's cache and has to be called back from there; one that has fallen out of it costs half as much.
+const RING: usize = (4 << 20) / 4;
+/// Elements of a chunk at most: of what goes over whole, and of what goes over by halves.
+const WHOLE_CHUNK: usize = 4096;
+const LARGE_CHUNK: usize = 16_384;
+/// From here on large chunks.
+const LARGE_FROM: usize = (512 << 10) / 4;
 /// Elements that ride beside their counter.
 const MAIL: usize = 28;
-/// From here on two ranks that work on a half each are faster than two that do everything.
-const HALVES_FROM: usize = (128 << 10) / 4;
+/// Elements that go in one piece to one of two places: so few are best where both cores have them.
+const LETTER: usize = (4 << 10) / 4;
+/// With direct access, from here on two ranks that work on a half each are faster than two that do everything.
+const HALVES_FROM: usize = (8 << 10) / 4;
 /// From here on results pass the cache by; a quarter of it where the program is told to.
 const RESULT_STREAMS_FROM: usize = (4 << 20) / 4;
 /// From here on what the other rank reads passes the cache by, where the program is told to.
@@ -42,11 +48,11 @@ struct Mail {
 /// What a rank's flags count.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    /// Chunks written.
+    /// Position up to which the ring is written.
     Sent,
-    /// Chunks of results written.
+    /// Position up to which the ring of results is written.
     Reduced,
-    /// Chunks read.
+    /// Position up to which the other rank's rings have been read.
     Done,
     /// Operations begun.
     Ready,
@@ -61,8 +67,29 @@ struct Area {
     flags: [[Flag; 2]; 5],
     /// Two, used in turns.
     mail: [[Mail; 2]; 2],
-    ring: [[[f32; CHUNK]; RING]; 2],
-    results: [[[f32; CHUNK]; RING]; 2],
+    letters: [[[f32; LETTER]; 2]; 2],
+    ring: [[f32; RING]; 2],
+    results: [[f32; RING]; 2],
+}
+
+/// Where the next chunk of a ring goes: both ranks count alike.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cursor(u64);
+
+impl Cursor {
+    /// Room for `count` elements in one piece: where it begins in the ring, and the position after it.
+    #[inline]
+    fn next(&mut self, count: usize) -> (usize, u64) {
+        // Whole cache lines.
+        let room = count.next_multiple_of(16);
+        let mut at = self.0 as usize % RING;
+        if at + room > RING {
+            self.0 += (RING - at) as u64;
+            at = 0;
+        }
+        self.0 += room as u64;
+        (at, self.0)
+    }
 }
 
 /// Keeps the mapping alive; only the address is used.
@@ -90,9 +117,9 @@ pub(super) struct Floor {
     /// Operations that have counters of their own, and which of them the other rank has ended, as far as is known.
     epoch: u64,
     ended: u64,
-    /// Chunks.
-    given: u64,
-    taken: u64,
+    /// Of the rings that this rank writes, and of those that it reads.
+    given: Cursor,
+    taken: Cursor,
 }
 
 // SAFETY: plain addresses of memory that the value keeps alive; one thread uses them.
@@ -143,8 +170,8 @@ impl Floor {
             reducer: Reducer::new(Dtype::F32, ReduceOp::Sum),
             epoch: 0,
             ended: 0,
-            given: 0,
-            taken: 0,
+            given: Cursor::default(),
+            taken: Cursor::default(),
         })
     }
 
@@ -167,18 +194,26 @@ impl Floor {
         until(self.flag(kind, 1 - self.me), value);
     }
 
-    /// Chunk `number` of a rank's ring.
+    /// A rank's ring from `at` on.
     #[inline]
-    fn chunk(&self, rank: usize, number: u64, results: bool) -> *mut f32 {
-        let at = number as usize % RING;
-        // SAFETY: fields of the mapped area, indexed within it.
-        unsafe {
-            if results {
-                (&raw mut (*self.area).results[rank][at]).cast()
-            } else {
-                (&raw mut (*self.area).ring[rank][at]).cast()
-            }
-        }
+    fn ring(&self, rank: usize, at: usize) -> *mut f32 {
+        // SAFETY: a field of the mapped area, and a place within it.
+        unsafe { (&raw mut (*self.area).ring[rank]).cast::<f32>().add(at) }
+    }
+
+    /// A rank's ring of results from `at` on.
+    #[inline]
+    fn results(&self, rank: usize, at: usize) -> *mut f32 {
+        // SAFETY: a field of the mapped area, and a place within it.
+        unsafe { (&raw mut (*self.area).results[rank]).cast::<f32>().add(at) }
+    }
+
+    /// Room for `count` elements that the other rank has done with.
+    #[inline]
+    fn room(&mut self, count: usize) -> (usize, u64) {
+        let (at, end) = self.given.next(count);
+        self.until(Kind::Done, end.saturating_sub(RING as u64));
+        (at, end)
     }
 
     /// How what the other rank reads is written.
@@ -226,7 +261,7 @@ impl Floor {
         }
     }
 
-    /// A few elements beside their counter.
+    /// In one piece, a few elements beside their counter.
     #[inline]
     fn mail(&mut self) {
         let (me, you) = (self.me, 1 - self.me);
@@ -239,20 +274,27 @@ impl Floor {
         // before the other rank has ended the operation that it was for.
         unsafe {
             let mail = |rank: usize| &raw mut (*self.area).mail[rank][slot];
+            let payload = |rank: usize, count: usize| -> *mut f32 {
+                if count <= MAIL {
+                    (&raw mut (*mail(rank)).payload).cast()
+                } else {
+                    (&raw mut (*self.area).letters[rank][slot]).cast()
+                }
+            };
             if given > 0 {
                 if self.ended + 2 < epoch {
                     self.until(Kind::Ended, epoch - 2);
                 }
                 let own = mail(me);
                 let from = self.buffers[0][0].add(self.parts.give.0).cast_const();
-                from.copy_to_nonoverlapping((&raw mut (*own).payload).cast(), given);
+                copy::copy(payload(me, given).cast(), from.cast(), given * 4, Stores::Cached);
                 (*own).flag.store(epoch, Ordering::Release);
             }
             self.keep();
             if taken > 0 {
                 let theirs = mail(you);
                 until(&(*theirs).flag, epoch);
-                self.accept(0, (&raw const (*theirs).payload).cast(), taken);
+                self.accept(0, payload(you, taken), taken);
             }
         }
         if one_sided {
@@ -267,84 +309,67 @@ impl Floor {
     fn one_shot(&mut self) {
         let (me, you) = (self.me, 1 - self.me);
         let Parts { give: (first, given), take: (_, taken), .. } = self.parts;
-        let step = if given.max(taken) <= 2 * CHUNK { SMALL_CHUNK } else { CHUNK };
+        let step = if given.max(taken) >= LARGE_FROM { LARGE_CHUNK } else { WHOLE_CHUNK };
         let (gives, takes) = (given.div_ceil(step), taken.div_ceil(step));
         let (mut give, mut take) = (0, 0);
         let input = self.buffers[0][0];
         let mut kept = false;
         while give < gives || take < takes {
             while give < gives && (takes == 0 || give <= take + 1) {
-                if self.given >= RING as u64 {
-                    self.until(Kind::Done, self.given - RING as u64 + 1);
-                }
                 let count = step.min(given - give * step);
-                // SAFETY: a part of the input, and a chunk that the other rank has done with.
+                let (at, end) = self.room(count);
+                // SAFETY: a part of the input, and a part of the ring that the other rank has done with.
                 unsafe {
                     let from = input.add(first + give * step).cast_const();
-                    copy::copy(self.chunk(me, self.given, false).cast(), from.cast(), count * 4, self.scratch_stores());
+                    copy::copy(self.ring(me, at).cast(), from.cast(), count * 4, self.scratch_stores());
                 }
-                self.given += 1;
-                self.raise(Kind::Sent, self.given);
+                self.raise(Kind::Sent, end);
                 give += 1;
             }
             if !std::mem::replace(&mut kept, true) {
                 self.keep();
             }
             if take < takes {
-                self.until(Kind::Sent, self.taken + 1);
                 let count = step.min(taken - take * step);
-                // SAFETY: the other rank has written this chunk and waits until it is done with.
-                unsafe { self.accept(take * step, self.chunk(you, self.taken, false), count) };
-                self.taken += 1;
-                self.raise(Kind::Done, self.taken);
+                let (at, end) = self.taken.next(count);
+                self.until(Kind::Sent, end);
+                // SAFETY: the other rank has written this part of its ring and waits until it is done with.
+                unsafe { self.accept(take * step, self.ring(you, at), count) };
+                self.raise(Kind::Done, end);
                 take += 1;
             }
         }
     }
 
-    /// Each rank reduces its half of every two chunks and gives the result back.
+    /// Each rank reduces its half and gives the result back; large vectors in stages, one after the other, for the ranks
+    /// do the same at the same time and have nothing to wait for.
     fn two_shot(&mut self) {
         let (me, you) = (self.me, 1 - self.me);
         let [input, output] = self.buffers[0];
-        let step = if self.count <= 8 * SMALL_CHUNK { SMALL_CHUNK } else { CHUNK };
-        let stages = self.count.div_ceil(2 * step);
-        let first = self.given;
-        for turn in 0..stages + 2 {
-            // SAFETY: halves are within the buffers; a chunk is written once the other rank is done with what it held, and
-            // read once its counter says that it is there.
+        for stage in 0..self.count.div_ceil(2 * LARGE_CHUNK) {
+            let [zero, one] = [0, 1].map(|rank| half(self.count, LARGE_CHUNK, stage, rank));
+            let (mine, theirs) = if me == 0 { (zero, one) } else { (one, zero) };
+            // The first half is never the shorter one: rings have as much room for either.
+            let (here, end) = self.room(zero.1);
+            let (there, end_there) = self.taken.next(zero.1);
+            // SAFETY: halves are within the buffers; a part of a ring is written once the other rank is done with what it
+            // held, and read once its counter says that it is there.
             unsafe {
-                if turn < stages {
-                    let number = first + turn as u64;
-                    if number >= RING as u64 {
-                        self.until(Kind::Done, number - RING as u64 + 1);
-                    }
-                    let (at, count) = half(self.count, step, turn, you);
-                    let from = input.add(at).cast_const().cast();
-                    copy::copy(self.chunk(me, number, false).cast(), from, count * 4, self.scratch_stores());
-                    self.raise(Kind::Sent, number + 1);
-                }
-                if (1..=stages).contains(&turn) {
-                    let number = first + turn as u64 - 1;
-                    self.until(Kind::Sent, number + 1);
-                    let (at, count) = half(self.count, step, turn - 1, me);
-                    let theirs = self.chunk(you, number, false).cast_const().cast();
-                    let sources = in_rank_order(me, input.add(at).cast_const().cast(), theirs);
-                    let to = [output.add(at).cast(), self.chunk(me, number, true).cast()];
-                    self.reducer.run(&sources, &to, count, self.scratch_stores());
-                    self.raise(Kind::Reduced, number + 1);
-                }
-                if turn >= 2 {
-                    let number = first + turn as u64 - 2;
-                    self.until(Kind::Reduced, number + 1);
-                    let (at, count) = half(self.count, step, turn - 2, you);
-                    let from = self.chunk(you, number, true).cast_const().cast();
-                    copy::copy(output.add(at).cast(), from, count * 4, self.result_stores());
-                    self.raise(Kind::Done, number + 1);
-                }
+                let from = input.add(theirs.0).cast_const().cast();
+                copy::copy(self.ring(me, here).cast(), from, theirs.1 * 4, self.scratch_stores());
+                self.raise(Kind::Sent, end);
+                self.until(Kind::Sent, end_there);
+                let from = self.ring(you, there).cast_const().cast();
+                let sources = in_rank_order(me, input.add(mine.0).cast_const().cast(), from);
+                let to = [output.add(mine.0).cast(), self.results(me, here).cast()];
+                self.reducer.run(&sources, &to, mine.1, self.scratch_stores());
+                self.raise(Kind::Reduced, end);
+                self.until(Kind::Reduced, end_there);
+                let from = self.results(you, there).cast_const().cast();
+                copy::copy(output.add(theirs.0).cast(), from, theirs.1 * 4, self.result_stores());
             }
+            self.raise(Kind::Done, end_there);
         }
-        self.given += stages as u64;
-        self.taken = self.given;
     }
 
     /// Ranks read each other's input; large sums are made by halves and written to both outputs.
@@ -391,8 +416,10 @@ impl Operator for Floor {
 
     #[inline]
     fn run(&mut self) -> Result<(), BenchError> {
+        let largest = self.parts.give.1.max(self.parts.take.1);
         match self.way {
-            _ if self.parts.give.1.max(self.parts.take.1) <= MAIL => self.mail(),
+            _ if largest <= MAIL => self.mail(),
+            FloorWay::OneShot if largest <= LETTER && !self.streaming => self.mail(),
             FloorWay::OneShot => self.one_shot(),
             FloorWay::TwoShot => self.two_shot(),
             FloorWay::Direct => self.direct(),
@@ -426,4 +453,32 @@ fn half(count: usize, step: usize, stage: usize, rank: usize) -> Part {
     let both = (count - first).min(2 * step);
     let lower = both.div_ceil(2);
     if rank == 0 { (first, lower) } else { (first + lower, both - lower) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_gives_pieces_that_do_not_wrap() {
+        let mut cursor = Cursor::default();
+        assert_eq!(cursor.next(17), (0, 32));
+        assert_eq!(cursor.next(RING - 48), (32, RING as u64 - 16));
+        // Sixteen are left: not enough, so the next one begins anew.
+        assert_eq!(cursor.next(17), (0, RING as u64 + 32));
+    }
+
+    #[test]
+    fn halves_cover_a_vector_once_and_the_first_is_not_the_shorter() {
+        for count in [1_usize, 2, 33, 64, 65, 129, 1000] {
+            let mut next = 0;
+            for stage in 0..count.div_ceil(64) {
+                let [zero, one] = [0, 1].map(|rank| half(count, 32, stage, rank));
+                assert_eq!((zero.0, one.0), (next, next + zero.1));
+                assert!(zero.1 >= one.1 && zero.1 <= 32);
+                next = one.0 + one.1;
+            }
+            assert_eq!(next, count);
+        }
+    }
 }

@@ -62,6 +62,8 @@ pub struct TcpFabric {
     broken: Option<Fault>,
     /// Peers, a bit each, for which something is queued.
     sending: u64,
+    /// Peers, a bit each, from which something came at the last look.
+    warm: u64,
     /// Counts looks, so that what is rarely needed is rarely done.
     looks: u32,
 }
@@ -140,7 +142,7 @@ impl TcpFabric {
             lanes => Err(fault(format!("{lanes} to rank {rank}, seen from rank {ours}"))),
         });
         let peers = peers.collect::<Result<_, Fault>>()?;
-        Ok(Self { rank, peers, scratch, here, broken: None, sending: 0, looks: 0 })
+        Ok(Self { rank, peers, scratch, here, broken: None, sending: 0, warm: 0, looks: 0 })
     }
 
     /// Runs a call: nothing after a fault, and what a fault means for others.
@@ -203,12 +205,26 @@ impl TcpFabric {
         }
     }
 
+    /// Sends something to that peer, or queues it.
+    ///
+    /// # Safety
+    /// A put's memory stays readable until it is flushed or the operation ends.
+    unsafe fn send(&mut self, rank: Rank, item: Item) -> Result<(), Fault> {
+        let here = self.here;
+        let peer = self.peer(rank);
+        // SAFETY: this put, as the caller says; what is queued was put in this operation, which has not ended, and not
+        // flushed.
+        unsafe { peer.outbox.send(item, &peer.streams, &here) }?;
+        let idle = peer.outbox.is_idle();
+        self.sending = self.sending & !(1 << rank) | u64::from(!idle) << rank;
+        Ok(())
+    }
+
     /// Sends what is queued for that peer as far as its connections take it.
     fn pump(&mut self, rank: Rank) -> Result<(), Fault> {
         let here = self.here;
         let peer = self.peer(rank);
-        // SAFETY: what is queued was put in this operation, which has not ended, and not flushed: it is readable, says
-        // whoever put it.
+        // SAFETY: what is queued was put in this operation, which has not ended, and not flushed.
         unsafe { peer.outbox.pump(&peer.streams, &here) }?;
         let idle = peer.outbox.is_idle();
         self.sending = self.sending & !(1 << rank) | u64::from(!idle) << rank;
@@ -224,18 +240,20 @@ impl TcpFabric {
         Ok(())
     }
 
-    /// Looks at the connections of one peer, or of all: each in turn, or only those where something may be.
-    fn look_at(&mut self, rank: Rank, each: bool) -> Result<(), Fault> {
+    /// Looks at the connections of one peer: the first, and others where something may be, or all.
+    fn look_at(&mut self, rank: Rank, all: bool) -> Result<(), Fault> {
         let here = self.here;
         let Some(Some(Peer { streams, inbox, .. })) = self.peers.get_mut(rank) else {
             return Ok(());
         };
+        let mut warm = false;
         for (lane, stream) in streams.iter().enumerate() {
-            if lane == 0 || each || inbox.is_warm() {
+            if lane == 0 || all || inbox.is_warm(lane) {
                 // SAFETY: calls that get here have an operation open, which `here` is.
-                unsafe { inbox.receive(lane, stream, &here) }?;
+                warm |= unsafe { inbox.receive(lane, stream, &here) }?;
             }
         }
+        self.warm = self.warm & !(1 << rank) | u64::from(warm) << rank;
         Ok(())
     }
 
@@ -252,11 +270,10 @@ impl TcpFabric {
             return self.look_around();
         }
         self.pump_all()?;
-        for rank in 0..self.peers.len() {
-            let warm = matches!(&self.peers[rank], Some(peer) if peer.inbox.is_warm());
-            if warm || awaited == Some(rank) {
-                self.look_at(rank, false)?;
-            }
+        let mut where_to = self.warm | awaited.map_or(0, |rank| 1 << rank);
+        while where_to != 0 {
+            self.look_at(where_to.trailing_zeros() as Rank, false)?;
+            where_to &= where_to - 1;
         }
         Ok(())
     }
@@ -396,16 +413,16 @@ impl Fabric for TcpFabric {
     ) -> Result<(), Fault> {
         self.call(patience, |fabric, patience| {
             fabric.room(peer, patience)?;
-            fabric.peer(peer).outbox.push(Item::Put { from, bytes, to, signal });
-            fabric.pump(peer)
+            // SAFETY: as the caller says.
+            unsafe { fabric.send(peer, Item::Put { from, bytes, to, signal }) }
         })
     }
 
     fn signal(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault> {
         self.call(patience, |fabric, patience| {
             fabric.room(peer, patience)?;
-            fabric.peer(peer).outbox.push(Item::Signal);
-            fabric.pump(peer)
+            // SAFETY: no put.
+            unsafe { fabric.send(peer, Item::Signal) }
         })
     }
 
@@ -439,8 +456,9 @@ impl Fabric for TcpFabric {
             }
             fabric.room(peer, patience)?;
             // SAFETY: readable, says the caller.
-            unsafe { fabric.peer(peer).outbox.push_packet(from, bytes) };
-            fabric.pump(peer)
+            unsafe { fabric.peer(peer).outbox.keep_packet(from, bytes) };
+            // SAFETY: no put.
+            unsafe { fabric.send(peer, Item::Packet(bytes)) }
         })
     }
 

@@ -17,17 +17,17 @@ use crate::plan::{MAX_RANKS, Rank};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Card {
     /// Ranks of different providers cannot reach each other.
-    provider: String,
-    epoch: u64,
+    pub(super) provider: String,
+    pub(super) epoch: u64,
     /// As the provider has it.
-    address: Vec<u8>,
+    pub(super) address: Vec<u8>,
     /// Of its scratch: key, and what the first byte is called.
-    key: u64,
-    base: u64,
+    pub(super) key: u64,
+    pub(super) base: u64,
     /// Bytes of a half of it.
-    half: u64,
+    pub(super) half: u64,
     /// Bytes of completion data that come with its puts.
-    data_bytes: u8,
+    pub(super) data_bytes: u8,
 }
 
 /// An endpoint that is not connected yet.

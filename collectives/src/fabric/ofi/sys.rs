@@ -51,7 +51,6 @@ pub(super) const FI_EINVAL: isize = 22;
 pub(super) const FI_ENOSYS: isize = 38;
 pub(super) const FI_EMSGSIZE: isize = 90;
 pub(super) const FI_EOPNOTSUPP: isize = 95;
-pub(super) const FI_ENODATA: isize = 61;
 pub(super) const FI_ECANCELED: isize = 125;
 pub(super) const FI_EAVAIL: isize = 259;
 

@@ -65,15 +65,11 @@ pub(super) struct Header {
 impl Header {
     /// As it goes over the wire.
     pub(super) fn encode(&self) -> [u8; HEADER] {
-        let mut wire = [0; HEADER];
         let (target, offset) = match self.target {
             Target::Scratch(offset) => (0, offset),
             Target::Output(offset) => (1, offset),
         };
-        wire[0..8].copy_from_slice(&self.epoch.to_le_bytes());
-        wire[8..16].copy_from_slice(&self.sequence.to_le_bytes());
-        wire[16..20].copy_from_slice(&self.tag.to_le_bytes());
-        wire[20] = match self.kind {
+        let kind = match self.kind {
             Kind::Data => 1,
             Kind::DataSignal => 2,
             Kind::Signal => 3,
@@ -81,10 +77,12 @@ impl Header {
             Kind::Leave => 5,
             Kind::Refuse => 6,
         };
-        wire[21] = target;
-        wire[22..24].copy_from_slice(&self.lanes.to_le_bytes());
-        wire[24..32].copy_from_slice(&(offset as u64).to_le_bytes());
-        wire[32..40].copy_from_slice(&self.bytes.to_le_bytes());
+        let mixed = u64::from(self.tag) | kind << 32 | target << 40 | u64::from(self.lanes) << 48;
+        let mut wire = [0; HEADER];
+        let words = [self.epoch, self.sequence, mixed, offset as u64, self.bytes];
+        for (place, word) in wire.chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
         wire
     }
 
@@ -92,13 +90,13 @@ impl Header {
     ///
     /// # Errors
     /// What is wrong with it.
+    #[inline]
     pub(super) fn decode(wire: &[u8; HEADER]) -> Result<Self, &'static str> {
-        let word = |at: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&wire[at..at + 8]);
-            u64::from_le_bytes(bytes)
+        let ([epoch, sequence, mixed, offset, bytes], []) = wire.as_chunks() else {
+            return Err("a header of another size");
         };
-        let kind = match wire[20] {
+        let mixed = u64::from_le_bytes(*mixed);
+        let kind = match mixed >> 32 & 0xFF {
             1 => Kind::Data,
             2 => Kind::DataSignal,
             3 => Kind::Signal,
@@ -107,24 +105,25 @@ impl Header {
             6 => Kind::Refuse,
             _ => return Err("a frame of unknown kind"),
         };
-        let offset = usize::try_from(word(24)).map_err(|_| "an offset beyond all memory")?;
-        let target = match wire[21] {
+        let offset = usize::try_from(u64::from_le_bytes(*offset)).map_err(|_| "an offset beyond all memory")?;
+        let target = match mixed >> 40 & 0xFF {
             0 => Target::Scratch(offset),
             1 => Target::Output(offset),
             _ => return Err("a frame for an unknown buffer"),
         };
         let header = Self {
-            epoch: word(0),
-            sequence: word(8),
-            tag: u32::from_le_bytes([wire[16], wire[17], wire[18], wire[19]]),
+            epoch: u64::from_le_bytes(*epoch),
+            sequence: u64::from_le_bytes(*sequence),
+            tag: mixed as u32,
             kind,
             target,
-            lanes: u16::from_le_bytes([wire[22], wire[23]]),
-            bytes: word(32),
+            lanes: (mixed >> 48) as u16,
+            bytes: u64::from_le_bytes(*bytes),
         };
         header.check().map(|()| header)
     }
 
+    #[inline]
     fn check(&self) -> Result<(), &'static str> {
         let marks = u64::from(self.lanes.count_ones()) * MARK as u64;
         if matches!(self.kind, Kind::Data | Kind::DataSignal) {

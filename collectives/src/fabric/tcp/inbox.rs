@@ -13,10 +13,9 @@ use crate::fabric::Target;
 use crate::fault::Fault;
 use crate::plan::Rank;
 
-/// Bytes that a connection reads ahead: small frames come whole in one call.
-const AHEAD: usize = 8192;
-/// Bytes read ahead behind a body that has its place: the next header and little of what follows it, which would have to
-/// be copied.
+/// Bytes that a connection reads ahead: what comes whole in one call is cheaper to copy than to ask for twice.
+const AHEAD: usize = 20 << 10;
+/// Bytes read ahead behind or before a large body: headers and little else, as all else would have to be copied.
 const TAIL: usize = 512;
 
 /// The receiving side of all connections from one peer.
@@ -47,6 +46,41 @@ struct Lane {
     landed: u64,
     /// Whether there was something at the last look.
     warm: bool,
+    /// Whether the last body was larger than what is read ahead: others may follow it.
+    large: bool,
+}
+
+impl Lane {
+    /// Receives what one call of the system gives.
+    ///
+    /// # Safety
+    /// The body's place can be written.
+    unsafe fn receive(&mut self, stream: &TcpStream) -> Result<usize, Errno> {
+        let Some(body) = &mut self.body else {
+            if self.from == self.to {
+                (self.from, self.to) = (0, 0);
+            } else if AHEAD - self.to < HEADER + MAX_INLINE {
+                self.ahead.copy_within(self.from..self.to, 0);
+                (self.from, self.to) = (0, self.to - self.from);
+            }
+            let until = if self.large { self.to.max(TAIL) } else { AHEAD };
+            let room = if until > self.to { &mut self.ahead[self.to..until] } else { &mut self.ahead[self.to..] };
+            let (got, _) = recv(stream, room, RecvFlags::DONTWAIT)?;
+            self.to += got;
+            return Ok(got);
+        };
+        // What was read ahead is in the body by now.
+        debug_assert_eq!(self.from, self.to);
+        let room = &mut self.ahead[..TAIL];
+        let mut pieces = [Piece::new(body.at, body.left), Piece::new(room.as_mut_ptr(), TAIL)];
+        // SAFETY: the body, says the caller; the rest is our own.
+        let got = unsafe { socket::receive(stream, &mut pieces) }?;
+        let of_body = got.min(body.left);
+        body.at = body.at.wrapping_add(of_body);
+        body.left -= of_body;
+        (self.from, self.to) = (0, got - of_body);
+        Ok(got)
+    }
 }
 
 /// Where the rest of a frame's data goes.
@@ -81,6 +115,7 @@ impl Inbox {
             state: State::Open,
             landed: 0,
             warm: false,
+            large: false,
         };
         Self {
             from,
@@ -97,9 +132,9 @@ impl Inbox {
         self.packet.as_ptr()
     }
 
-    /// Whether a connection is worth another look at once.
-    pub(super) fn is_warm(&self) -> bool {
-        self.lanes.iter().any(|lane| lane.warm)
+    /// Whether that connection is worth another look at once.
+    pub(super) fn is_warm(&self, lane: usize) -> bool {
+        self.lanes[lane].warm
     }
 
     /// Whether there may be something to take in from that connection.
@@ -119,10 +154,7 @@ impl Inbox {
                 self.take_in(lane, here)?;
             }
         }
-        match self.left_after {
-            Some(after) if after < here.sequence => Err(self.lost(format!("it left after operation {after}"))),
-            _ => Ok(()),
-        }
+        self.still_here(here)
     }
 
     /// An operation ends: nothing may come into the caller's memory any more.
@@ -148,42 +180,24 @@ impl Inbox {
             return Ok(false);
         }
         let one = &mut self.lanes[lane];
-        let got = match &mut one.body {
-            Some(body) => {
-                // Whatever was read ahead is in the body by now.
-                debug_assert_eq!(one.from, one.to);
-                let room = &mut one.ahead[..TAIL];
-                let mut pieces = [Piece::new(body.at, body.left), Piece::new(room.as_mut_ptr(), TAIL)];
-                // SAFETY: the body's place was checked to be inside scratch or output of the operation, which is still
-                // open, says the caller; the rest is our own.
-                let got = unsafe { socket::receive(stream, &mut pieces) };
-                got.map(|got| {
-                    let of_body = got.min(body.left);
-                    body.at = body.at.wrapping_add(of_body);
-                    body.left -= of_body;
-                    (one.from, one.to) = (0, got - of_body);
-                    got
-                })
-            }
-            None => {
-                if one.from == one.to {
-                    (one.from, one.to) = (0, 0);
-                } else if AHEAD - one.to < HEADER + MAX_INLINE {
-                    one.ahead.copy_within(one.from..one.to, 0);
-                    (one.from, one.to) = (0, one.to - one.from);
-                }
-                let got = recv(stream, &mut one.ahead[one.to..], RecvFlags::DONTWAIT).map(|(got, _)| got);
-                one.to += *got.as_ref().unwrap_or(&0);
-                got
-            }
-        };
+        // SAFETY: as the caller says.
+        let got = unsafe { one.receive(stream) };
         one.warm = matches!(got, Ok(1..));
         match got {
             Ok(1..) => self.take_in(lane, here).map(|()| true),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
-            _ if one.state == State::Left => {
-                one.state = State::Closed;
-                Ok(false)
+            Err(Errno::AGAIN) => Ok(false),
+            end => self.ended(lane, end).map(|()| false),
+        }
+    }
+
+    /// A connection has nothing more to give.
+    #[cold]
+    fn ended(&mut self, lane: usize, end: Result<usize, Errno>) -> Result<(), Fault> {
+        match end {
+            Err(Errno::INTR) => Ok(()),
+            _ if self.lanes[lane].state == State::Left => {
+                self.lanes[lane].state = State::Closed;
+                Ok(())
             }
             Ok(_) => Err(self.lost("its connection was closed".to_owned())),
             Err(errno) => Err(self.lost(format!("receiving from it failed: {errno}"))),
@@ -209,30 +223,23 @@ impl Inbox {
         let Some((wire, rest)) = one.ahead[one.from..one.to].split_first_chunk::<HEADER>() else {
             return Ok(false);
         };
-        if one.state == State::Left {
-            return Err(self.broken("something after its last frame"));
-        }
-        let header = Header::decode(wire).map_err(|what| self.broken(what))?;
-        if header.epoch != here.epoch {
-            return Err(self.broken(format!("a frame of epoch {} in epoch {}", header.epoch, here.epoch)));
-        }
-        if header.sequence > here.sequence {
-            self.lanes[lane].state = State::Later;
-            return Ok(false);
-        }
-        if matches!(header.kind, Kind::Leave | Kind::Refuse) {
-            return self.farewell(lane, &header, here).map(|()| true);
-        }
-        if header.sequence < here.sequence {
-            return Err(self.broken(format!("a frame of operation {} in operation {}", header.sequence, here.sequence)));
-        }
-        if header.tag != here.tag {
-            return Err(Fault::Mismatch { rank: self.from, ours: here.tag, theirs: header.tag });
+        let header = match Header::decode(wire) {
+            Ok(header) => header,
+            Err(what) => return Err(self.broken(what)),
+        };
+        let usual = header.epoch == here.epoch
+            && header.sequence == here.sequence
+            && header.tag == here.tag
+            && one.state == State::Open
+            && !matches!(header.kind, Kind::Leave | Kind::Refuse);
+        if !usual {
+            return self.unusual(lane, &header, here);
         }
         if matches!(header.kind, Kind::Data | Kind::DataSignal) {
             let (at, left) = self.place(&header, here)?;
             let one = &mut self.lanes[lane];
             one.from += HEADER;
+            one.large = left > AHEAD;
             one.body = Some(Body { at, left, signal: header.kind == Kind::DataSignal });
             return Ok(true);
         }
@@ -310,32 +317,51 @@ impl Inbox {
         }
     }
 
-    /// The last frame of a peer, in order or because it saw another tag.
-    fn farewell(&mut self, lane: usize, header: &Header, here: &Here) -> Result<(), Fault> {
-        if header.kind == Kind::Refuse {
-            let ours = match here.sequence - header.sequence {
-                0 => here.tag,
-                1 => here.last_tag,
-                _ => return Err(self.broken("a refusal of an operation long over")),
-            };
-            return Err(Fault::Mismatch { rank: self.from, ours, theirs: header.tag });
+    /// A frame that is not simply one of this operation: it has to wait, is the last one, or should not be. Whether to go on.
+    #[cold]
+    fn unusual(&mut self, lane: usize, header: &Header, here: &Here) -> Result<bool, Fault> {
+        let Header { epoch, sequence, tag, kind, .. } = *header;
+        if self.lanes[lane].state == State::Left {
+            return Err(self.broken("something after its last frame"));
         }
-        self.lanes[lane].from += HEADER;
-        self.lanes[lane].state = State::Left;
-        if lane == 0 {
-            self.left_after = Some(header.sequence);
-            if header.sequence < here.sequence {
-                return Err(self.lost(format!("it left after operation {}", header.sequence)));
+        if epoch != here.epoch {
+            return Err(self.broken(format!("a frame of epoch {epoch} in epoch {}", here.epoch)));
+        }
+        if sequence > here.sequence {
+            self.lanes[lane].state = State::Later;
+            return Ok(false);
+        }
+        let ours = match here.sequence - sequence {
+            _ if kind == Kind::Leave => {
+                self.lanes[lane].from += HEADER;
+                self.lanes[lane].state = State::Left;
+                if lane == 0 {
+                    self.left_after = Some(sequence);
+                }
+                return self.still_here(here).map(|()| true);
             }
+            0 => here.tag,
+            1 if kind == Kind::Refuse => here.last_tag,
+            _ => return Err(self.broken(format!("a frame of operation {sequence} in operation {}", here.sequence))),
+        };
+        Err(Fault::Mismatch { rank: self.from, ours, theirs: tag })
+    }
+
+    /// Whether the peer takes part in this operation.
+    fn still_here(&self, here: &Here) -> Result<(), Fault> {
+        match self.left_after {
+            Some(after) if after < here.sequence => Err(self.lost(format!("it left after operation {after}"))),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Loses the peer.
+    #[cold]
     pub(super) fn lost(&self, how: String) -> Fault {
         Fault::Lost { rank: self.from, how }
     }
 
+    #[cold]
     fn broken(&self, what: impl Into<String>) -> Fault {
         Fault::Protocol { rank: self.from, what: what.into() }
     }

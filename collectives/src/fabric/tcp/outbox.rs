@@ -94,21 +94,39 @@ impl Outbox {
         self.lanes[lane].is_idle()
     }
 
-    /// Queues something, after everything queued before. There must be room.
-    pub(super) fn push(&mut self, item: Item) {
+    /// Sends something after everything before, or queues it. There must be room.
+    ///
+    /// # Errors
+    /// [`Fault::Lost`].
+    ///
+    /// # Safety
+    /// The memory of every put, this one's and those in the queue, is readable.
+    pub(super) unsafe fn send(&mut self, item: Item, streams: &[TcpStream], here: &Here) -> Result<(), Fault> {
         debug_assert!(self.has_room());
-        self.queue.push_back(item);
+        if self.queue.is_empty() && self.lanes[0].is_idle() && !self.is_striped(&item) {
+            // SAFETY: as the caller says.
+            let rest = unsafe { self.load(0, here, item) };
+            // SAFETY: as the caller says.
+            unsafe { self.write(0, &streams[0]) }?;
+            match rest {
+                Some(rest) => self.queue.push_back(rest),
+                None => return Ok(()),
+            }
+        } else {
+            self.queue.push_back(item);
+        }
+        // SAFETY: as the caller says.
+        unsafe { self.pump(streams, here) }
     }
 
-    /// Queues a packet.
+    /// Keeps the bytes of the packet that is sent next.
     ///
     /// # Safety
     /// `bytes` from `from` are readable, and at most [`MAX_PACKET`].
-    pub(super) unsafe fn push_packet(&mut self, from: *const u8, bytes: usize) {
+    pub(super) unsafe fn keep_packet(&mut self, from: *const u8, bytes: usize) {
         debug_assert!(bytes <= MAX_PACKET);
         // SAFETY: readable, says the caller, and the packet's own memory has room for it.
         unsafe { ptr::copy_nonoverlapping(from, self.packet.as_mut_ptr(), bytes) };
-        self.push(Item::Packet(bytes));
     }
 
     /// Sends what the connections take at once.
@@ -144,41 +162,51 @@ impl Outbox {
     /// # Safety
     /// The memory of every put in the queue is readable.
     unsafe fn take(&mut self, lane: usize, here: &Here) -> bool {
-        let many = self.lanes.len() > 1;
         match self.queue.front().copied() {
-            Some(Item::Put { from, bytes, to, signal }) if many && bytes > self.chunk_bytes => {
+            Some(item) if lane == 0 || self.is_striped(&item) => {
+                // SAFETY: as the caller says.
+                match unsafe { self.load(lane, here, item) } {
+                    Some(rest) => self.queue[0] = rest,
+                    None => drop(self.queue.pop_front()),
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether all connections take part.
+    fn is_striped(&self, item: &Item) -> bool {
+        matches!(item, Item::Put { bytes, .. } if *bytes > self.chunk_bytes) && self.lanes.len() > 1
+    }
+
+    /// Makes the next frame of the idle `lane`, which is the first unless the item is striped. What is left of the item.
+    ///
+    /// # Safety
+    /// The memory of a put is readable.
+    unsafe fn load(&mut self, lane: usize, here: &Here, item: Item) -> Option<Item> {
+        match item {
+            Item::Put { from, bytes, to, signal } if self.is_striped(&item) => {
                 let chunk = self.chunk_bytes;
-                // SAFETY: part of a put.
+                // SAFETY: part of the put.
                 unsafe { self.frame(lane, here, Kind::Data, to, (from, chunk)) };
                 let to = match to {
                     Target::Scratch(offset) => Target::Scratch(offset.saturating_add(chunk)),
                     Target::Output(offset) => Target::Output(offset.saturating_add(chunk)),
                 };
-                let from = from.wrapping_add(chunk);
-                self.queue[0] = Item::Put { from, bytes: bytes - chunk, to, signal };
+                Some(Item::Put { from: from.wrapping_add(chunk), bytes: bytes - chunk, to, signal })
             }
-            Some(Item::Put { from, bytes, to, signal }) if lane == 0 => {
-                self.queue.pop_front();
+            Item::Put { from, bytes, to, signal } => {
                 // Marks have a frame of their own.
                 let rides = signal && !self.lanes[1..].iter().any(|lane| lane.unmarked);
                 let kind = if rides { Kind::DataSignal } else { Kind::Data };
-                // SAFETY: a put.
+                // SAFETY: the put.
                 unsafe { self.frame(lane, here, kind, to, (from, bytes)) };
-                if signal && !rides {
-                    self.queue.push_front(Item::Signal);
-                }
+                (signal && !rides).then_some(Item::Signal)
             }
-            Some(Item::Signal) if lane == 0 => {
-                self.queue.pop_front();
-                self.marked(here, Kind::Signal, 0);
-            }
-            Some(Item::Packet(bytes)) if lane == 0 => {
-                self.queue.pop_front();
-                self.marked(here, Kind::Packet, bytes);
-            }
-            _ => return false,
+            Item::Signal => self.marked(here, Kind::Signal, 0),
+            Item::Packet(bytes) => self.marked(here, Kind::Packet, bytes),
         }
-        true
     }
 
     /// # Safety
@@ -200,7 +228,7 @@ impl Outbox {
     }
 
     /// A signal or a packet: on lane 0, with the marks of the others.
-    fn marked(&mut self, here: &Here, kind: Kind, packet_bytes: usize) {
+    fn marked(&mut self, here: &Here, kind: Kind, packet_bytes: usize) -> Option<Item> {
         let (first, others) = self.lanes.split_at_mut(1);
         let first = &mut first[0];
         let mut lanes = 0;
@@ -217,6 +245,7 @@ impl Outbox {
         let header = here.header(kind, Target::Scratch(0), lanes, at - HEADER);
         first.head[..HEADER].copy_from_slice(&header.encode());
         (first.head_from, first.head_to) = (0, at);
+        None
     }
 
     /// Sends what the connection takes of its frame.
@@ -243,8 +272,13 @@ impl Outbox {
                 Ok(())
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-            Err(errno) => Err(Fault::Lost { rank: self.to, how: format!("sending to it failed: {errno}") }),
+            Err(errno) => Err(self.lost(errno)),
         }
+    }
+
+    #[cold]
+    fn lost(&self, errno: Errno) -> Fault {
+        Fault::Lost { rank: self.to, how: format!("sending to it failed: {errno}") }
     }
 }
 

@@ -26,10 +26,13 @@ enum Pattern {
     Exchange,
     /// Rank 0 sends.
     OneWay,
+    /// Rank 0 sends, then rank 1 does.
+    PingPong,
     /// As exchange, in packets.
     Packets,
 }
 
+/// A connection, and what is done with it.
 struct Bare {
     stream: TcpStream,
     into: Vec<u8>,
@@ -60,45 +63,37 @@ struct Driven {
     fabric: TcpFabric,
     abort: Abort,
     sequence: u64,
-    t: [Vec<u32>; 4],
 }
 
 impl Driven {
     fn go(&mut self, from: &[u8], rank: usize, bytes: usize, pattern: Pattern) {
-        let t0 = Instant::now();
         self.sequence += 1;
         let entry = Entry { sequence: self.sequence, tag: 1, input: Raw::EMPTY, output: Raw::EMPTY };
         let ladder = Ladder { spins: 2000, crowded: false };
         let mut patience = Patience::new(&self.abort, Duration::from_secs(20), ladder);
         let (fabric, peer) = (&mut self.fabric, 1 - rank);
-        let _ = pattern;
         // SAFETY: the source outlives the operation, and there is no input or output.
         unsafe {
             fabric.begin(&entry, &mut patience).unwrap();
-            let t1 = Instant::now();
-            fabric.packet(peer, from.as_ptr(), bytes, &mut patience).unwrap();
-            let t2 = Instant::now();
-            fabric.wait_packet(peer, &mut patience).unwrap();
-            let t3 = Instant::now();
-            fabric.end(&mut patience).unwrap();
-            let t4 = Instant::now();
-            let ts = [t0, t1, t2, t3, t4];
-            for i in 0..4 {
-                let x = (ts[i + 1] - ts[i]).as_nanos() as u32;
-                self.t[i].push(x);
+            match pattern {
+                Pattern::Packets => {
+                    fabric.packet(peer, from.as_ptr(), bytes, &mut patience).unwrap();
+                    fabric.wait_packet(peer, &mut patience).unwrap();
+                }
+                _ => {
+                    if rank == 1 && pattern != Pattern::Exchange {
+                        fabric.wait(peer, &mut patience).unwrap();
+                    }
+                    if rank == 0 || pattern != Pattern::OneWay {
+                        fabric.put(peer, from.as_ptr(), bytes, Target::Scratch(0), true, &mut patience).unwrap();
+                    }
+                    if pattern == Pattern::Exchange || rank == 0 && pattern == Pattern::PingPong {
+                        fabric.wait(peer, &mut patience).unwrap();
+                    }
+                }
             }
         }
-    }
-}
-impl Drop for Driven {
-    fn drop(&mut self) {
-        for i in 0..4 {
-            let v = &mut self.t[i];
-            v.sort();
-            if v.len() > 4 {
-                println!("{i}: {} {} {}", v[v.len() / 4], v[v.len() / 2], v[v.len() * 3 / 4]);
-            }
-        }
+        fabric.end(&mut patience).unwrap();
     }
 }
 
@@ -125,17 +120,23 @@ fn side(
         };
         let rounds = (work / (bytes + 20_000)).clamp(2, 400);
         let mut times = Vec::new();
-        for _ in 0..if work > 1 << 20 { 401 } else { 1 } {
+        for _ in 0..if work > 1 << 20 { 61 } else { 1 } {
             together.wait();
             let begun = Instant::now();
-            (0..rounds * std::env::var("BR").unwrap().parse::<usize>().unwrap())
-                .for_each(|_| bare.go(&from, sends, receives));
+            for _ in 0..rounds {
+                if pattern == Pattern::PingPong {
+                    bare.go(&from, bytes * (1 - rank), bytes * rank);
+                    bare.go(&from, bytes * rank, bytes * (1 - rank));
+                } else {
+                    bare.go(&from, sends, receives);
+                }
+            }
             let plain = begun.elapsed().as_secs_f64() / rounds as f64;
             together.wait();
             let begun = Instant::now();
-            (0..rounds * std::env::var("FR").unwrap().parse::<usize>().unwrap())
-                .for_each(|_| driven.go(&from, rank, bytes, pattern));
+            (0..rounds).for_each(|_| driven.go(&from, rank, bytes, pattern));
             times.push([plain, begun.elapsed().as_secs_f64() / rounds as f64]);
+            assert!(bare.into[..receives] == there[..receives]);
             if pattern != Pattern::Packets {
                 let got = crate::fabric::conformance::copy(driven.fabric.scratch(), 0, receives);
                 assert!(got == there[..receives]);
@@ -156,12 +157,14 @@ fn calm(mut of: Vec<f64>) -> f64 {
 fn beside_bare_connections() {
     let long = std::env::var_os("SWARMLOOM_TCP_RATIOS").is_some();
     let work = if long { 16 << 20 } else { 1 << 20 };
-    let cases: Vec<(usize, Pattern)> = vec![(48, Pattern::Packets), (8, Pattern::Packets), (48, Pattern::Packets)];
-    let mut _c: Vec<_> = [8, 64, 256].map(|bytes| (bytes, Pattern::Packets)).into();
-    for bytes in [8, 256, 1024, 4096, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, LARGEST] {
-        _c.push((bytes, Pattern::Exchange));
+    let small = [8, 256, 1024, 4096, 16 << 10, 64 << 10].map(|bytes| (bytes, Pattern::PingPong));
+    let mut cases = small.to_vec();
+    cases.extend([8, 256].map(|bytes| (bytes, Pattern::Packets)));
+    for bytes in [8, 1024, 4096, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, LARGEST] {
+        cases.push((bytes, Pattern::Exchange));
     }
-    _c.extend([64 << 10, 1 << 20, LARGEST].map(|bytes| (bytes, Pattern::OneWay)));
+    cases.extend([64 << 10, 1 << 20, LARGEST].map(|bytes| (bytes, Pattern::OneWay)));
+    cases.truncate(13);
     for lanes in [1] {
         let (here, there) = pair();
         let fabrics = group(2, lanes, LARGEST, Tuning::default());
@@ -174,7 +177,7 @@ fn beside_bare_connections() {
                     stream.set_nonblocking(true).unwrap();
                     stream.set_nodelay(true).unwrap();
                     let bare = Bare { stream, into: vec![0; LARGEST] };
-                    let driven = Driven { fabric, abort: Abort::default(), sequence: 0, t: Default::default() };
+                    let driven = Driven { fabric, abort: Abort::default(), sequence: 0 };
                     side(rank, bare, driven, together, cases, work)
                 })
             });

@@ -196,8 +196,8 @@ impl<'a> Reader<'a> {
         let (Some(first), 1 | 2) = (to.first(), to.len()) else {
             return Err(Refusal::Arity { rank, step, sources: from.len(), destinations: to.len() });
         };
-        if from.is_empty() {
-            return Err(Refusal::Arity { rank, step, sources: 0, destinations: to.len() });
+        if !(1..=MAX_RANKS).contains(&from.len()) {
+            return Err(Refusal::Arity { rank, step, sources: from.len(), destinations: to.len() });
         }
         for place in from {
             self.source(*place, true)?;

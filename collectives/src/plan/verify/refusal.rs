@@ -1,6 +1,6 @@
 //! Why a plan was refused.
 
-use crate::plan::{Place, Rank};
+use crate::plan::{MAX_RANKS, Place, Rank};
 
 /// What is wrong with a plan. Ranks and steps count from 0, positions and lengths are in elements.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -128,8 +128,10 @@ pub enum Refusal {
         /// To whom.
         other: Rank,
     },
-    /// A reduction without a source, or with other than one or two destinations.
-    #[error("rank {rank}, step {step}: {sources} sources and {destinations} destinations (at least 1, and 1 or 2)")]
+    /// A reduction with other than one to [`MAX_RANKS`] sources, or one or two destinations.
+    #[error(
+        "rank {rank}, step {step}: {sources} sources and {destinations} destinations (1 to {MAX_RANKS}, and 1 or 2)"
+    )]
     Arity {
         /// Whose program.
         rank: Rank,

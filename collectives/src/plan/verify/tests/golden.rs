@@ -151,7 +151,7 @@ fn refusals() -> Vec<(Refusal, &'static str)> {
         ),
         (
             first(Step::Reduce { from: vec![], to: vec![scratch(0..1).of(0)] }),
-            "rank 0, step 0: 0 sources and 1 destinations (at least 1, and 1 or 2)",
+            "rank 0, step 0: 0 sources and 1 destinations (1 to 64, and 1 or 2)",
         ),
         (
             first(reduce(&[input(0..4).of(0), scratch(1..5).of(0)], scratch(2..6).of(0))),
@@ -281,6 +281,24 @@ fn the_source_of_a_put_rests_until_the_receiver_is_known_to_have_it() {
 }
 
 #[test]
+fn what_is_known_of_a_read_stays_known() {
+    let mut plan =
+        send([vec![copy(input(0..4).of(0), scratch(0..4)), put(scratch(0..4), output(0..4).of(1))], vec![wait(0)]]);
+    assert_eq!(check(&plan), Ok(None));
+    // Neither a later read nor a write to a part of it makes the put forgotten.
+    plan.programs[0].push(copy(scratch(0..4).of(0), scratch(4..8)));
+    assert_eq!(check(&plan), Ok(None));
+    for part in [0..1, 1..3, 2..4, 0..4] {
+        let mut overwritten = plan.clone();
+        overwritten.programs[0].push(copy(input(part.clone()).of(0), scratch(part.clone())));
+        let place = scratch(part).of(0);
+        let race =
+            Refusal::Race { rank: 0, step: 3, what: "writes", place, before: "the read", other: 0, other_step: 1 };
+        assert_eq!(check(&overwritten), Err(race));
+    }
+}
+
+#[test]
 fn later_puts_do_not_push_earlier_ones_aside() {
     let twice = |step: Step| {
         send([
@@ -313,7 +331,14 @@ fn only_one_flat_reduction_is_in_rank_order() {
     let plan = |flat| all_reduce((0..3).map(|at| three(flat, at)).collect());
     assert_eq!(check(&plan(true)), Ok(Some(Guarantee::RankOrder)));
     assert_eq!(check(&plan(false)), Ok(Some(Guarantee::Identical)));
-    // A source that is there twice, and one that is missing.
+    // A source that is there twice; and twice instead of another.
+    let mut double = plan(true);
+    for program in &mut double.programs {
+        if let Some(Step::Reduce { from: sources, .. }) = program.last_mut() {
+            sources.push(sources[1]);
+        }
+    }
+    assert!(matches!(check(&double), Err(Refusal::Value { .. })));
     for (from, to) in [(1, 2), (2, 1)] {
         let mut wrong = plan(true);
         for program in &mut wrong.programs {
