@@ -142,13 +142,14 @@ const RETRY: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// [`BootstrapError`], at the latest when the time is over.
-pub(crate) fn meet(at: &Rendezvous) -> Result<Met, BootstrapError> {
+pub(crate) fn meet(at: &Rendezvous, host: Option<&str>) -> Result<Met, BootstrapError> {
+    let host = host.map_or_else(self::host, str::to_owned);
     let Rendezvous { rank, ranks, .. } = *at;
     if ranks == 0 || ranks > MAX_RANKS || rank >= ranks {
         return Err(BootstrapError::Rank { rank, ranks });
     }
     let deadline = Instant::now() + at.timeout;
-    let (listener, cards) = if rank == 0 { gather(at, deadline)? } else { register(at, deadline)? };
+    let (listener, cards) = if rank == 0 { gather(at, host, deadline)? } else { register(at, &host, deadline)? };
     let door = Door { listener, early: Mutex::default() };
     let control = connect_all(
         at,
@@ -257,7 +258,7 @@ fn admit(
 }
 
 /// Rank 0: waits for everybody's card, then gives everybody all cards.
-fn gather(at: &Rendezvous, deadline: Instant) -> Result<(TcpListener, Vec<Card>), BootstrapError> {
+fn gather(at: &Rendezvous, host: String, deadline: Instant) -> Result<(TcpListener, Vec<Card>), BootstrapError> {
     let address = at.address;
     let rendezvous = TcpListener::bind(address).map_err(|source| BootstrapError::Address {
         what: "cannot listen at",
@@ -266,7 +267,7 @@ fn gather(at: &Rendezvous, deadline: Instant) -> Result<(TcpListener, Vec<Card>)
     })?;
     let listener = listen_beside(address)?;
     let mut cards: Vec<Option<Card>> = vec![None; at.ranks];
-    cards[0] = Some(Card { host: host(), listen: own_address(&listener, address)? });
+    cards[0] = Some(Card { host, listen: own_address(&listener, address)? });
     let mut waiting = Vec::new();
     while cards.iter().any(Option::is_none) {
         let Some((stream, purpose)) = accept(at, &rendezvous, deadline)? else {
@@ -295,7 +296,7 @@ fn gather(at: &Rendezvous, deadline: Instant) -> Result<(TcpListener, Vec<Card>)
 }
 
 /// Everybody else: gives its card and gets all.
-fn register(at: &Rendezvous, deadline: Instant) -> Result<(TcpListener, Vec<Card>), BootstrapError> {
+fn register(at: &Rendezvous, host: &str, deadline: Instant) -> Result<(TcpListener, Vec<Card>), BootstrapError> {
     let mut last = None;
     while Instant::now() < deadline {
         // Rank 0 may not be there yet.
@@ -310,7 +311,7 @@ fn register(at: &Rendezvous, deadline: Instant) -> Result<(TcpListener, Vec<Card
         let io = |what| move |source| BootstrapError::System { what, source };
         let local = stream.local_addr().map_err(io("the own address"))?;
         let listener = listen_beside(local)?;
-        let card = Card { host: host(), listen: own_address(&listener, local)? };
+        let card = Card { host: host.to_owned(), listen: own_address(&listener, local)? };
         let purpose = Purpose::Register { rank: at.rank as u32, ranks: at.ranks as u32, card };
         let mut stream = introduce(at, stream, &purpose, deadline)?;
         let cards: Vec<Card> = read_frame(&mut stream, deadline).map_err(|error| BootstrapError::Refused {

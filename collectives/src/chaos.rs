@@ -152,10 +152,12 @@ impl Drop for RankProcess {
     }
 }
 
-/// Shared memory of this program's names that some process still has.
+/// Named shared memory of this crate. Groups use memory without a name, which the system frees with the last process that
+/// has it; were there a name, it would be here.
 fn shared_memory_left() -> usize {
-    let entries = std::fs::read_dir("/dev/shm").map(|entries| entries.flatten().count()).unwrap_or(0);
-    entries
+    let ours = |name: &str| name.starts_with("swarmloom") && !name.starts_with("swarmloom-bench");
+    let Ok(entries) = std::fs::read_dir("/dev/shm") else { return 0 };
+    entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(ours)).count()
 }
 
 fn kills(transport: &str, wanted: usize) {

@@ -76,9 +76,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 impl Control {
     /// Meets all ranks and starts to look after them.
-    pub(crate) fn start(at: Rendezvous) -> Result<Self, BootstrapError> {
+    pub(crate) fn start(at: Rendezvous, host: Option<&str>) -> Result<Self, BootstrapError> {
         let io = |what| move |source| BootstrapError::System { what, source };
-        let Met { door, cards, control } = bootstrap::meet(&at)?;
+        let Met { door, cards, control } = bootstrap::meet(&at, host)?;
         let shared = Arc::new(Shared::default());
         shared.lock().inbox = (0..at.ranks).map(|_| VecDeque::new()).collect();
         let (wake_end, wake) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)

@@ -29,6 +29,8 @@ mod bell;
 mod bell_core;
 #[cfg(test)]
 mod conformance;
+pub mod mixed;
+pub mod ofi;
 pub mod region;
 pub mod shm;
 pub mod simulated;

@@ -38,6 +38,9 @@ pub struct GroupConfig {
     pub selector: Selector,
     /// When stores pass the cache by; `None` finds out by trying.
     pub streaming: Option<Streaming>,
+    /// What ranks that can share memory have in common and others do not; `None` finds out. Ranks of one host that are
+    /// given different names use TCP between them.
+    pub host: Option<String>,
     /// Cores that this host's ranks may use; where there are more ranks, waits give the core away early.
     pub cores: usize,
 }
@@ -51,6 +54,7 @@ impl Default for GroupConfig {
             connections: 1,
             selector: Selector::default(),
             streaming: None,
+            host: None,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }
@@ -60,7 +64,7 @@ impl Default for GroupConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Transport {
-    /// Shared memory where all ranks share a host, TCP otherwise.
+    /// Shared memory within a host, TCP between hosts.
     #[default]
     Auto,
     /// Shared memory, or an error.
@@ -125,7 +129,7 @@ impl Group {
     /// [`CollectiveError::Bootstrap`], [`CollectiveError::Setup`].
     pub fn join(at: Rendezvous, config: GroupConfig) -> Result<Self, CollectiveError> {
         let timeout = at.timeout;
-        let control = Arc::new(Control::start(at)?);
+        let control = Arc::new(Control::start(at, config.host.as_deref())?);
         let members = (0..control.ranks()).collect();
         Self::enter(control, config, members, 1, Regions::default(), Instant::now() + timeout)
     }
@@ -145,11 +149,9 @@ impl Group {
             what: "joining the group",
             fault: Fault::Lost { rank: control.rank(), how: "the others go on without this rank".into() },
         })?;
-        let fabric = setup::fabric(&control, &config, &members, epoch, &regions, deadline)?;
-        let hosts = control.hosts();
-        let hosts: Vec<usize> = members.iter().map(|member| hosts[*member]).collect();
-        let layout = setup::layout(fabric.as_ref(), &hosts, rank);
-        let local = hosts.iter().filter(|host| **host == hosts[rank]).count();
+        let at = setup::Epoch { control: &control, config: &config, members: &members, number: epoch, deadline };
+        let (fabric, layout) = setup::connect(&at, &regions)?;
+        let local = layout.hosts.iter().filter(|host| **host == layout.hosts[rank]).count();
         let ladder = Ladder::for_host(local, config.cores);
         Ok(Self {
             control,
@@ -473,6 +475,7 @@ impl Group {
     #[cold]
     fn fail(&mut self, collective: &'static str, awaited: String, on: Option<Rank>, fault: Fault) -> CollectiveError {
         let sequence = self.sequence;
+        let fault = self.abort.verdict(fault);
         let error = CollectiveError::Failed { collective, sequence, awaited, on, fault };
         self.failed = Some(error.to_string());
         if let CollectiveError::Failed { fault, .. } = &error {

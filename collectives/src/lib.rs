@@ -18,6 +18,7 @@ pub mod execute;
 pub mod fabric;
 pub mod fault;
 pub mod group;
+pub mod machine;
 pub mod memory;
 pub mod patience;
 pub mod plan;

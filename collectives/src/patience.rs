@@ -29,6 +29,22 @@ impl Abort {
         true
     }
 
+    /// What is really wrong when a transport has lost a connection. A survivor that gives up closes its connections too, and
+    /// says so over the control connections first: whoever sees the closing waits a moment for that word.
+    pub(crate) fn verdict(&self, seen: Fault) -> Fault {
+        if !matches!(seen, Fault::Lost { .. }) {
+            return seen;
+        }
+        let deadline = Instant::now() + VERDICT;
+        while Instant::now() < deadline {
+            if let Some(reason) = self.reason() {
+                return reason;
+            }
+            std::thread::yield_now();
+        }
+        seen
+    }
+
     /// Notes that `rank` has ended after its last operation. What it sent before still counts.
     pub fn leave(&self, rank: Rank) {
         self.left.fetch_or(1 << (rank % 64), Ordering::AcqRel);
@@ -46,6 +62,9 @@ impl Abort {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
+
+/// The control connections say what is wrong within this time, or say nothing.
+const VERDICT: Duration = Duration::from_millis(200);
 
 /// How a wait spends its time before it sleeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +180,7 @@ impl<'a> Patience<'a> {
 
     /// The group was lost because of `rank`: for transports that notice it first.
     pub fn lost(&self, rank: Rank, how: impl Into<String>) -> Fault {
-        let fault = Fault::Lost { rank, how: how.into() };
+        let fault = self.abort.verdict(Fault::Lost { rank, how: how.into() });
         // Whoever noticed first has said why.
         self.abort.raise(fault.clone());
         self.abort.reason().unwrap_or(fault)

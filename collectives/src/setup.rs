@@ -5,99 +5,150 @@ use std::time::Instant;
 use crate::control::Control;
 use crate::error::CollectiveError;
 use crate::fabric::Fabric;
+use crate::fabric::mixed::MixedFabric;
 use crate::fabric::region::Regions;
-use crate::fabric::shm::{Card, Offer};
+use crate::fabric::shm::{Card, Offer, ShmFabric};
 use crate::fabric::tcp::{TcpFabric, Tuning};
 use crate::fault::Fault;
 use crate::group::{GroupConfig, Transport};
-use crate::plan::{Collective, Layout, Rank};
+use crate::plan::{Collective, Layout, Rank, Reach};
 
 /// Numbers of the exchanges of a set-up.
 const CARDS: u64 = 1;
 const MAPPED: u64 = 2;
+const REACH: u64 = 3;
 
-/// The transport of one epoch, connected.
-pub(crate) fn fabric(
-    control: &Control,
-    config: &GroupConfig,
-    members: &[Rank],
-    epoch: u64,
-    regions: &Regions,
-    deadline: Instant,
-) -> Result<Box<dyn Fabric>, CollectiveError> {
-    let rank = members.iter().position(|member| *member == control.rank()).unwrap_or(0);
-    let hosts = control.hosts();
-    let together = members.iter().all(|member| hosts[*member] == hosts[members[0]]);
-    let setup = |what: &'static str| move |fault| CollectiveError::Setup { what, fault };
-    if config.transport != Transport::Tcp && together {
-        match shm(control, config, members, rank, epoch, regions, deadline)
-            .map_err(setup("setting up shared memory"))?
-        {
-            Ok(fabric) => return Ok(fabric),
-            Err(fault) if config.transport == Transport::Shm => {
-                return Err(CollectiveError::Setup { what: "setting up shared memory", fault });
-            }
-            Err(fault) => tracing::warn!(%fault, "shared memory is not to be had: TCP is used within this host"),
-        }
-    } else if config.transport == Transport::Shm {
-        let fault = Fault::System { what: "shared memory", why: "the ranks are not all on one host".into() };
-        return Err(CollectiveError::Setup { what: "setting up shared memory", fault });
-    }
-    let peers = control.connect(epoch, members, config.connections.clamp(1, 64), deadline)?;
-    let fabric =
-        TcpFabric::new(rank, epoch, peers, config.scratch_bytes, Tuning::default()).map_err(setup("setting up TCP"))?;
-    Ok(Box::new(fabric))
+/// Who takes part in one epoch, and how long its set-up may take.
+pub(crate) struct Epoch<'a> {
+    pub(crate) control: &'a Control,
+    pub(crate) config: &'a GroupConfig,
+    pub(crate) members: &'a [Rank],
+    pub(crate) number: u64,
+    pub(crate) deadline: Instant,
 }
 
-/// Shared memory between all members, or on every rank the same refusal.
-fn shm(
-    control: &Control,
-    config: &GroupConfig,
-    members: &[Rank],
-    rank: Rank,
-    epoch: u64,
-    regions: &Regions,
-    deadline: Instant,
-) -> Result<Result<Box<dyn Fabric>, Fault>, Fault> {
-    let made = Offer::new(epoch, members.len(), config.scratch_bytes, regions.clone());
+impl Epoch<'_> {
+    fn rank(&self) -> Rank {
+        self.members.iter().position(|member| *member == self.control.rank()).unwrap_or(0)
+    }
+
+    /// Hosts by rank of the group. A host is named by the first rank on it, so that all ranks use the same names.
+    fn hosts(&self) -> Vec<usize> {
+        let all = self.control.hosts();
+        let host = |member: &Rank| self.members.iter().position(|other| all[*other] == all[*member]).unwrap_or(0);
+        self.members.iter().map(host).collect()
+    }
+
+    fn exchange(&self, number: u64, blob: Vec<u8>) -> Result<Vec<Vec<u8>>, Fault> {
+        self.control.exchange((self.number, number), self.members, blob, self.deadline)
+    }
+}
+
+/// The transport of one epoch, connected, and what its ranks can do to each other: the same on all of them.
+pub(crate) fn connect(epoch: &Epoch<'_>, regions: &Regions) -> Result<(Box<dyn Fabric>, Layout), CollectiveError> {
+    let setup = |what: &'static str| move |fault| CollectiveError::Setup { what, fault };
+    let fabric = fabric(epoch, regions)?;
+    let layout = layout(epoch, fabric.as_ref()).map_err(setup("agreeing on what ranks can do"))?;
+    Ok((fabric, layout))
+}
+
+fn fabric(epoch: &Epoch<'_>, regions: &Regions) -> Result<Box<dyn Fabric>, CollectiveError> {
+    let setup = |what: &'static str| move |fault| CollectiveError::Setup { what, fault };
+    let Epoch { control, config, members, number, deadline } = *epoch;
+    let (rank, hosts) = (epoch.rank(), epoch.hosts());
+    let together = hosts.iter().all(|host| *host == hosts[0]);
+    // Somebody shares a host with somebody.
+    let shared = hosts.iter().enumerate().any(|(rank, host)| *host != rank);
+    let mut near = None;
+    if config.transport == Transport::Shm && !together {
+        let fault = Fault::System { what: "shared memory", why: "the ranks are not all on one host".into() };
+        return Err(setup("setting up shared memory")(fault));
+    }
+    if config.transport != Transport::Tcp && (shared || together) {
+        match shm(epoch, &hosts, regions).map_err(setup("setting up shared memory"))? {
+            Ok(fabric) if together => return Ok(Box::new(fabric)),
+            Ok(fabric) => near = Some(fabric),
+            Err(fault) if config.transport == Transport::Shm => return Err(setup("setting up shared memory")(fault)),
+            Err(fault) => tracing::warn!(%fault, "shared memory is not to be had: TCP is used within hosts"),
+        }
+    }
+    let peers = control.connect(number, members, config.connections.clamp(1, 16), deadline)?;
+    let far = TcpFabric::new(rank, number, peers, config.scratch_bytes, Tuning::default());
+    let far = far.map_err(setup("setting up TCP"))?;
+    Ok(match near {
+        Some(near) => {
+            let local = hosts.iter().map(|host| *host == hosts[rank]).collect();
+            Box::new(MixedFabric::new(near, far, local))
+        }
+        None => Box::new(far),
+    })
+}
+
+/// Shared memory between the members of each host, or on every rank the same refusal.
+fn shm(epoch: &Epoch<'_>, hosts: &[usize], regions: &Regions) -> Result<Result<ShmFabric, Fault>, Fault> {
+    let rank = epoch.rank();
+    let made = Offer::new(epoch.number, epoch.members.len(), epoch.config.scratch_bytes, regions.clone());
     let (offer, card) = match made {
         Ok((offer, card)) => (Ok(offer), Some(card)),
         Err(fault) => (Err(fault), None),
     };
-    let blob = bincode::serde::encode_to_vec(&card, bincode::config::standard()).unwrap_or_default();
-    let blobs = control.exchange((epoch, CARDS), members, blob, deadline)?;
-    let cards: Option<Vec<Card>> = blobs
-        .iter()
-        .map(|blob| {
-            let config = bincode::config::standard().with_limit::<1024>();
-            bincode::serde::decode_from_slice::<Option<Card>, _>(blob, config).ok()?.0
-        })
-        .collect();
+    let blobs = epoch.exchange(CARDS, encode(&card))?;
+    let cards: Option<Vec<Card>> = blobs.iter().map(|blob| decode::<Option<Card>>(blob)?).collect();
     let connected = match (offer, cards) {
-        (Ok(offer), Some(cards)) => offer.connect(rank, &cards.into_iter().map(Some).collect::<Vec<_>>()),
+        (Ok(offer), Some(cards)) => {
+            let near = cards.into_iter().zip(hosts).map(|(card, host)| (*host == hosts[rank]).then_some(card));
+            offer.connect(rank, &near.collect::<Vec<_>>())
+        }
         (Err(fault), _) => Err(fault),
         (_, None) => Err(Fault::System { what: "shared memory", why: "another rank has none".into() }),
     };
-    let mapped = control.exchange((epoch, MAPPED), members, vec![u8::from(connected.is_ok())], deadline)?;
+    let mapped = epoch.exchange(MAPPED, vec![u8::from(connected.is_ok())])?;
     let everywhere = mapped.iter().all(|blob| blob == &[1]);
     Ok(match connected {
-        Ok(fabric) if everywhere => Ok(Box::new(fabric)),
-        Ok(_) => Err(Fault::System { what: "shared memory", why: "another rank cannot map it".into() }),
-        Err(fault) => Err(fault),
+        Ok(_) if !everywhere => Err(Fault::System { what: "shared memory", why: "another rank cannot map it".into() }),
+        connected => connected,
     })
 }
 
-/// What the ranks of a group can do to each other, as far as `fabric` shows it.
-pub(crate) fn layout(fabric: &dyn Fabric, hosts: &[usize], rank: Rank) -> Layout {
-    let reach = |same: bool| {
-        (0..hosts.len())
-            .find(|other| *other != rank && (hosts[*other] == hosts[rank]) == same)
-            .map(|other| fabric.reach(other))
-            .unwrap_or_default()
+/// What the ranks of a group can do to each other: what all of them can.
+fn layout(epoch: &Epoch<'_>, fabric: &dyn Fabric) -> Result<Layout, Fault> {
+    let (rank, hosts) = (epoch.rank(), epoch.hosts());
+    let example = |same: bool| {
+        let found = (0..hosts.len()).find(|other| *other != rank && (hosts[*other] == hosts[rank]) == same);
+        found.map(|other| fabric.reach(other))
     };
-    // Hosts are numbered by their first rank here, so that every rank has the same numbers.
-    let hosts = hosts.iter().map(|host| hosts.iter().position(|other| other == host).unwrap_or(0)).collect();
-    Layout { hosts, near: reach(true), far: reach(false), scratch_bytes: fabric.scratch_bytes() }
+    let own = (example(true), example(false), fabric.scratch_bytes() as u64);
+    let blobs = epoch.exchange(REACH, encode(&own))?;
+    let all: Vec<(Option<Reach>, Option<Reach>, u64)> = blobs
+        .iter()
+        .map(|blob| {
+            decode(blob).ok_or_else(|| Fault::System { what: "a rank's reach", why: "it cannot be read".into() })
+        })
+        .collect::<Result<_, _>>()?;
+    let near = all.iter().filter_map(|one| one.0).reduce(both).unwrap_or_default();
+    let far = all.iter().filter_map(|one| one.1).reduce(both).unwrap_or_default();
+    let scratch_bytes = all.iter().map(|one| one.2).min().unwrap_or(0) as usize;
+    Ok(Layout { hosts, near, far, scratch_bytes })
+}
+
+fn both(one: Reach, other: Reach) -> Reach {
+    Reach {
+        load_scratch: one.load_scratch && other.load_scratch,
+        copy_user: one.copy_user && other.copy_user,
+        reduce_user: one.reduce_user && other.reduce_user,
+        put_output: one.put_output && other.put_output,
+        packet_bytes: one.packet_bytes.min(other.packet_bytes),
+    }
+}
+
+fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    // These values have nothing that cannot be encoded.
+    bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap_or_default()
+}
+
+fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let config = bincode::config::standard().with_limit::<1024>();
+    Some(bincode::serde::decode_from_slice(bytes, config).ok()?.0)
 }
 
 /// The layout for a call: user memory is within reach of a reduction only where it is registered.

@@ -1,7 +1,12 @@
-//! Flat-buffer compute: the arithmetic of a Llama-family decoder on `f32` slices.
+//! Flat-buffer compute: the arithmetic of a Llama-family decoder, of collectives, and of federated aggregation.
 //!
-//! The kernels cover what a CPU needs to generate rollouts in batches: [`linear`], [`norm`],
-//! [`rotary`], [`attention`], [`activation`] and [`sampling`].
+//! For generating rollouts in batches on a CPU: [`linear`], [`norm`], [`rotary`], [`attention`], [`activation`] and
+//! [`sampling`].
+//!
+//! For buffers that several parties hold: [`reduce`] and [`copy`] (also on memory that is shared with other processes),
+//! [`quantise`], [`fp8`] and [`sparsify`], the aggregations of [`robust`], the optimizer steps of [`outer`], and
+//! [`norms`]. [`fused`] and [`outer::mean_step`] do several of these in one pass, with the same bits as one after
+//! the other. [`mod@bench`] measures them.
 //!
 //! # Batch invariance
 //!
@@ -13,16 +18,17 @@
 //!
 //! # One source, several instruction sets
 //!
-//! Each kernel is written once over eight `f32` lanes and compiled once per [`Isa`].
+//! Each kernel is written once over eight lanes and compiled once per [`Isa`].
 //! Only exactly rounded operations are used (`+`, `-`, `*`, `/`, square root, fused
-//! multiply-add), in the same order, so that [`Isa::Scalar`] and the vector versions agree bit
-//! for bit, apart from the payload of a NaN. The vector version is chosen at run time. Each
-//! kernel has a `_on` form which takes the instruction set, for tests and benchmarks.
+//! multiply-add, conversions), in the same order, so that [`Isa::Scalar`] and the vector versions
+//! agree bit for bit, apart from the payload of a NaN (of which [`reduce`] has one alone). The
+//! vector version is chosen at run time. Each kernel has a `_on` form which takes the instruction
+//! set, for tests and benchmarks.
 //! The scalar version is a reference: on a processor without fused multiply-add it is slow.
 //!
 //! # Conventions
 //!
-//! Buffers are dense, row-major `f32`. Lengths that do not fit together are mistakes of the
+//! Buffers are dense, those of the decoder row-major `f32`. Lengths that do not fit together are mistakes of the
 //! caller: the kernels panic with a message that names the buffer, and the caller validates
 //! what it got from outside beforehand. Values never cause a panic: a NaN or an infinity goes
 //! through the arithmetic. Kernels start no threads (callers split the rows) and allocate

@@ -307,11 +307,6 @@ impl<U: Update> Kernel for Step<'_, U> {
                 let line = line(simd, source, at);
                 g = [simd.add(g[0], line[0]), simd.add(g[1], line[1])];
             }
-            simd.prefetch(p.as_ptr().wrapping_add(AHEAD).cast());
-            simd.prefetch(m.as_ptr().wrapping_add(AHEAD).cast());
-            if U::SECOND {
-                simd.prefetch(v[i].as_ptr().wrapping_add(AHEAD).cast());
-            }
             for (half, (p, m)) in p.as_chunks_mut().0.iter_mut().zip(m.as_chunks_mut().0).enumerate() {
                 let g = divide(simd, g[half], divisor);
                 let old = [simd.load(p), simd.load(m)];
@@ -347,16 +342,10 @@ impl<U: Update> Kernel for Step<'_, U> {
     }
 }
 
-/// How far ahead every buffer is asked for, in elements. The processor follows a stream by itself, but not beyond a
-/// page, and with many buffers a page of each lasts for a microsecond only.
-const AHEAD: usize = 256;
-
 /// Two vectors of a gradient.
 #[inline(always)]
 fn line<S: Simd>(simd: S, x: &[f32], at: usize) -> [S::V; 2] {
-    let line = &x[at..at + 2 * LANES];
-    simd.prefetch(line.as_ptr().wrapping_add(AHEAD).cast());
-    match line.as_chunks().0 {
+    match x[at..at + 2 * LANES].as_chunks().0 {
         [a, b] => [simd.load(a), simd.load(b)],
         _ => unreachable!("a line is two vectors"),
     }

@@ -135,8 +135,8 @@ pub fn quantise_on<T: Float>(isa: Isa, scheme: Scheme, x: &[T], codes: &mut [u8]
 
 /// Writes the values of the codes and scales. Halves are rounded from the `f32` product.
 ///
-/// Any bytes are accepted as codes, and any numbers as scales. The `Int4` code -8, which [`quantise`] does not write, is
-/// read as -8, and the `Int8` code -128 as -128.
+/// Any bytes are accepted as codes, and any numbers as scales. The codes that [`quantise`] does not write are read as
+/// what they are: -8 in `Int4`, -128 in `Int8`, NaNs and infinities in the floats.
 ///
 /// # Panics
 ///
@@ -178,7 +178,7 @@ impl<T: Float> code::WithFormat for OnIsa<Quantise<'_, T>> {
                 let Quantise { block, x, codes, scales } = self.0;
                 let bytes = block / LANES * BYTES;
                 for ((x, codes), scale) in x.chunks(block).zip(codes.chunks_mut(bytes)).zip(scales) {
-                    *scale = quantise_block::<S, T, C, BYTES, true>(simd, x, codes);
+                    *scale = quantise_block::<S, T, C, BYTES>(simd, x, codes);
                 }
             }
         }
@@ -187,10 +187,9 @@ impl<T: Float> code::WithFormat for OnIsa<Quantise<'_, T>> {
     }
 }
 
-/// Writes the codes of a block and returns its scale. With `AHEAD`, the next block is asked for meanwhile: this one is
-/// in the cache by then, and memory would be idle.
+/// Writes the codes of a block and returns its scale.
 #[inline(always)]
-pub(crate) fn quantise_block<S: Simd, T: Float, C: Code<BYTES>, const BYTES: usize, const AHEAD: bool>(
+pub(crate) fn quantise_block<S: Simd, T: Float, C: Code<BYTES>, const BYTES: usize>(
     simd: S,
     x: &[T],
     codes: &mut [u8],
@@ -207,15 +206,10 @@ pub(crate) fn quantise_block<S: Simd, T: Float, C: Code<BYTES>, const BYTES: usi
         return scale;
     }
     let reciprocal = simd.splat(1.0 / scale);
-    let next = x.as_ptr_range().end;
     let (x, x_end) = x.as_chunks();
     let (codes, codes_end) = codes.split_at_mut(x.len() * BYTES);
     let ((x, x_rest), (codes, codes_rest)) = (x.as_chunks(), codes.as_chunks_mut().0.as_chunks_mut());
-    for (i, ([a, b, c, d], codes)) in x.iter().zip(codes).enumerate() {
-        if AHEAD && i > 1000000 {
-            simd.prefetch(next.wrapping_add(i * 4 * LANES).cast());
-            simd.prefetch(next.wrapping_add(i * 4 * LANES + 2 * LANES).cast());
-        }
+    for ([a, b, c, d], codes) in x.iter().zip(codes) {
         let [a, b] = [simd.mul(lanes::load(simd, a), reciprocal), simd.mul(lanes::load(simd, b), reciprocal)];
         let [c, d] = [simd.mul(lanes::load(simd, c), reciprocal), simd.mul(lanes::load(simd, d), reciprocal)];
         C::encode_four(simd, [a, b, c, d], codes);
@@ -231,8 +225,8 @@ pub(crate) fn quantise_block<S: Simd, T: Float, C: Code<BYTES>, const BYTES: usi
     scale
 }
 
-/// `largest / code`, rounded up to 17 significant bits: NaN where `largest` is not finite, zero where the scale would be
-/// subnormal.
+/// `largest / code`, rounded up to 17 significant bits: NaN where `largest` is not finite, zero where the scale would
+/// be subnormal.
 #[inline(always)]
 fn scale_of(largest: f32, code: f32) -> f32 {
     if !largest.is_finite() {

@@ -58,6 +58,9 @@ pub(crate) enum Verb {
     /// The tasks that peers learn from: list, sample, score.
     #[command(subcommand)]
     Task(TaskVerb),
+    /// Plans of collectives: what each rank does, proved before it runs.
+    #[command(subcommand)]
+    Collective(CollectiveVerb),
     /// Measure this machine against a peer program, in one run.
     #[command(subcommand)]
     Bench(BenchVerb),
@@ -410,6 +413,65 @@ pub(crate) enum ConfigVerb {
         /// The file; `-` for standard input.
         file: PathBuf,
     },
+}
+
+/// Verbs of `collective`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CollectiveVerb {
+    /// Prints (or draws) one plan, with what was proved of it.
+    #[command(after_help = "Example:
+  swarmloom collective plan all-reduce --ranks 4 --bytes 1048576 --draw plan.svg
+  swarmloom collective plan all-reduce --ranks 4 --bytes 4096 --hosts 2,2 --algorithm hierarchical --json")]
+    Plan(PlanArgs),
+}
+
+/// Arguments of `collective plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// all-reduce, reduce-scatter, all-gather, broadcast, reduce, all-to-all, barrier or send.
+    pub(crate) name: String,
+    /// Ranks of the group.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) ranks: usize,
+    /// Bytes of the larger side of one rank.
+    #[arg(long, default_value_t = 1 << 20)]
+    pub(crate) bytes: usize,
+    /// Bytes of one element.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) element_bytes: usize,
+    /// packet, one-shot, two-shot, ring, halving-doubling, hierarchical or direct; without it, the one that suits.
+    #[arg(long)]
+    pub(crate) algorithm: Option<String>,
+    /// What ranks of one host can do to each other's memory.
+    #[arg(long, value_enum, default_value_t = Over::Shm)]
+    pub(crate) over: Over,
+    /// Ranks on each host, with commas; hosts reach each other by TCP. Without it, one host.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) hosts: Option<Vec<usize>>,
+    /// Bytes of the chunks that large buffers are cut into.
+    #[arg(long)]
+    pub(crate) chunk_bytes: Option<usize>,
+    /// Bytes of scratch that a rank has.
+    #[arg(long, default_value_t = 4 << 20)]
+    pub(crate) scratch_bytes: usize,
+    /// Draws the plan into this SVG file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) draw: Option<std::path::PathBuf>,
+}
+
+/// What ranks of one host can do to each other's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Over {
+    /// Shared memory, buffers of any kind.
+    Shm,
+    /// Shared memory, buffers in registered regions.
+    Registered,
+    /// Shared memory, and the system copies from the other's buffers.
+    SingleCopy,
+    /// TCP.
+    Tcp,
+    /// Nothing but writing to the other's scratch, as RDMA without more.
+    OneSided,
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ fn look() -> Findings {
         format!("{}: {}", swarmloom_trainer::device::LIBTORCH, swarmloom_trainer::device::describe().join("; ")),
     );
     findings.gpu();
+    findings.collectives();
     findings.disk(&user_data());
     findings.sockets();
     let daemons = Folder::all().into_iter().filter(is_running).count();
@@ -89,6 +90,13 @@ impl Findings {
                 "python3 -m pip install torch==2.11.0, then `cargo xtask build` again: the same sources use it",
             );
         }
+    }
+
+    /// What ranks of one cluster can use between them. A missing library is nothing wrong.
+    fn collectives(&mut self) {
+        let found = swarmloom_collectives::machine::look();
+        let lines = found.iter().map(|one| format!("{}: {}", one.name, one.what));
+        self.fact("links", lines.collect::<Vec<_>>().join("; "));
     }
 
     fn disk(&mut self, folder: &Path) {

@@ -12,6 +12,7 @@ mod events;
 mod folder;
 mod hex;
 mod identity;
+mod plans;
 mod report;
 mod runs;
 mod status;
@@ -70,6 +71,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Verb::Demo(args) => block_on(demo::run(args, cli.json)),
         Verb::Task(verb) => tasks::run(verb, cli.json),
         Verb::Bench(verb) => bench::run(verb, cli.json),
+        Verb::Collective(verb) => plans::run(verb, cli.json),
         Verb::Doctor => doctor::run(cli.json),
         Verb::Config(ConfigVerb::Check { file }) => runs::check(file, cli.json),
     }

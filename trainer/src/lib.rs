@@ -16,6 +16,7 @@
 #![deny(unsafe_code)]
 
 pub mod checkpoint;
+pub mod collective;
 pub mod device;
 pub mod generate;
 pub mod learner;

@@ -36,7 +36,7 @@ const ROOMS: [Room; 9] = [
     Room { package: "swarmloom-tasks", knows: &[], never: &["tch", "tokio", "libp2p"] },
     Room {
         package: "swarmloom-trainer",
-        knows: &["swarmloom-kernels"],
+        knows: &["swarmloom-collectives", "swarmloom-kernels"],
         never: &["tokio", "libp2p", "clap", "sled", "axum"],
     },
     Room { package: "swarmloom-net", knows: &[], never: &["tch", "clap", "sled", "axum"] },

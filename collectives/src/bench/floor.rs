@@ -28,8 +28,8 @@ const MAIL: usize = 28;
 const LETTER: usize = (4 << 10) / 4;
 /// With direct access, from here on two ranks that work on a half each are faster than two that do everything.
 const HALVES_FROM: usize = (8 << 10) / 4;
-/// From here on results pass the cache by; a quarter of it where the program is told to.
-const RESULT_STREAMS_FROM: usize = (4 << 20) / 4;
+/// From here on results pass the cache by; from a quarter of it where the program is told to.
+const RESULT_STREAMS_FROM: usize = (16 << 20) / 4;
 /// From here on what the other rank reads passes the cache by, where the program is told to.
 const SCRATCH_STREAMS_FROM: usize = (4 << 10) / 4;
 
@@ -341,34 +341,50 @@ impl Floor {
         }
     }
 
-    /// Each rank reduces its half and gives the result back; large vectors in stages, one after the other, for the ranks
-    /// do the same at the same time and have nothing to wait for.
+    /// Each rank reduces its half and gives the result back; large vectors in stages. With stores that pass the cache by,
+    /// the three steps of a stage are a turn apart, so that none waits for the other rank's fence. Otherwise they follow
+    /// each other while everything is in the cache: the ranks do the same at the same time and hardly wait.
     fn two_shot(&mut self) {
         let (me, you) = (self.me, 1 - self.me);
         let [input, output] = self.buffers[0];
-        for stage in 0..self.count.div_ceil(2 * LARGE_CHUNK) {
-            let [zero, one] = [0, 1].map(|rank| half(self.count, LARGE_CHUNK, stage, rank));
-            let (mine, theirs) = if me == 0 { (zero, one) } else { (one, zero) };
-            // The first half is never the shorter one: rings have as much room for either.
-            let (here, end) = self.room(zero.1);
-            let (there, end_there) = self.taken.next(zero.1);
+        let (count, stages) = (self.count, self.count.div_ceil(2 * LARGE_CHUNK));
+        let apart = usize::from(self.scratch_stores() == Stores::Streaming);
+        let halves = |stage: usize| [me, you].map(|rank| half(count, LARGE_CHUNK, stage, rank));
+        // Of the stages under way: where this rank's chunk is and ends, and the other's.
+        let mut places = [((0, 0), (0, 0)); 4];
+        for turn in 0..stages + 2 * apart {
             // SAFETY: halves are within the buffers; a part of a ring is written once the other rank is done with what it
             // held, and read once its counter says that it is there.
             unsafe {
-                let from = input.add(theirs.0).cast_const().cast();
-                copy::copy(self.ring(me, here).cast(), from, theirs.1 * 4, self.scratch_stores());
-                self.raise(Kind::Sent, end);
-                self.until(Kind::Sent, end_there);
-                let from = self.ring(you, there).cast_const().cast();
-                let sources = in_rank_order(me, input.add(mine.0).cast_const().cast(), from);
-                let to = [output.add(mine.0).cast(), self.results(me, here).cast()];
-                self.reducer.run(&sources, &to, mine.1, self.scratch_stores());
-                self.raise(Kind::Reduced, end);
-                self.until(Kind::Reduced, end_there);
-                let from = self.results(you, there).cast_const().cast();
-                copy::copy(output.add(theirs.0).cast(), from, theirs.1 * 4, self.result_stores());
+                if turn < stages {
+                    let [(_, mine), (at, theirs)] = halves(turn);
+                    // As much room for either half.
+                    let room = mine.max(theirs);
+                    places[turn % 4] = (self.room(room), self.taken.next(room));
+                    let ((here, end), _) = places[turn % 4];
+                    let from = input.add(at).cast_const().cast();
+                    copy::copy(self.ring(me, here).cast(), from, theirs * 4, self.scratch_stores());
+                    self.raise(Kind::Sent, end);
+                }
+                if let Some(stage) = turn.checked_sub(apart).filter(|stage| *stage < stages) {
+                    let [(at, mine), _] = halves(stage);
+                    let ((here, end), (there, end_there)) = places[stage % 4];
+                    self.until(Kind::Sent, end_there);
+                    let from = self.ring(you, there).cast_const().cast();
+                    let sources = in_rank_order(me, input.add(at).cast_const().cast(), from);
+                    let to = [output.add(at).cast(), self.results(me, here).cast()];
+                    self.reducer.run(&sources, &to, mine, self.scratch_stores());
+                    self.raise(Kind::Reduced, end);
+                }
+                if let Some(stage) = turn.checked_sub(2 * apart) {
+                    let [_, (at, theirs)] = halves(stage);
+                    let (_, (there, end_there)) = places[stage % 4];
+                    self.until(Kind::Reduced, end_there);
+                    let from = self.results(you, there).cast_const().cast();
+                    copy::copy(output.add(at).cast(), from, theirs * 4, self.result_stores());
+                    self.raise(Kind::Done, end_there);
+                }
             }
-            self.raise(Kind::Done, end_there);
         }
     }
 

@@ -17,18 +17,15 @@ pub struct MixedFabric {
     far: TcpFabric,
     /// Ranks of this host.
     local: Vec<bool>,
-    /// Some rank of another host.
-    distant: Option<Rank>,
 }
 
 impl MixedFabric {
     /// Of two fabrics for the same ranks, in the same half sizes. `local[rank]` says who is on this host: only those are
     /// connected in `near`, and only the others are reached through `far`.
     ///
-    /// Scratch is that of `near`: `far` must have been made to write there.
+    /// Scratch is that of `near`: the far fabric writes there too.
     pub fn new(near: ShmFabric, far: TcpFabric, local: Vec<bool>) -> Self {
-        let distant = local.iter().position(|local| !local);
-        Self { near, far, local, distant }
+        Self { near, far, local }
     }
 
     fn of(&mut self, peer: Rank) -> &mut dyn Fabric {
@@ -50,10 +47,7 @@ impl MixedFabric {
                 }
                 std::hint::spin_loop();
             }
-            if let Some(distant) = self.distant {
-                // Looking at one moves all.
-                self.far.poll(distant)?;
-            }
+            self.far.progress()?;
             match patience.rest(&mut wait) {
                 Ok(Rest::Spin) => {}
                 Ok(Rest::Yield | Rest::Sleep(_)) => rustix::thread::sched_yield(),

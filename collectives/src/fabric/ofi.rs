@@ -35,6 +35,8 @@
 //! trusted not to pretend to be others. `shm` installs handlers for SIGINT, SIGTERM, SIGSEGV and SIGBUS, which call those
 //! that were there before.
 
+#[cfg(test)]
+mod disorder;
 mod endpoint;
 #[cfg(test)]
 mod layout;
@@ -44,11 +46,15 @@ mod offer;
 mod open;
 mod peer;
 #[cfg(test)]
+mod processes;
+#[cfg(test)]
 mod speed;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod together;
 mod traffic;
+mod wait;
 mod wire;
 
 use std::time::{Duration, Instant};
@@ -56,14 +62,15 @@ use std::time::{Duration, Instant};
 pub use self::library::{ProviderInfo, probe};
 pub use self::offer::{Card, Offer};
 
-use self::endpoint::{Endpoint, Event};
+use self::endpoint::Event;
 use self::object::Block;
 use self::offer::packet_place;
-use self::peer::{Peer, owed};
+use self::peer::Peer;
+use self::together::Together;
 use self::wire::{Kind, PACKET_BYTES};
 use crate::fabric::{Entry, Fabric, Raw, Target, Window};
 use crate::fault::Fault;
-use crate::patience::{Patience, Rest, Wait};
+use crate::patience::Patience;
 use crate::plan::{Rank, Reach};
 
 /// One rank's channels over libfabric.
@@ -71,7 +78,7 @@ use crate::plan::{Rank, Reach};
 pub struct OfiFabric {
     rank: Rank,
     epoch: u64,
-    endpoint: Endpoint,
+    endpoint: Together,
     /// By rank; none for oneself.
     peers: Vec<Option<Peer>>,
     packets: Block,
@@ -88,6 +95,8 @@ pub struct OfiFabric {
     puts: u64,
     /// Peers, a bit each, that are owed a message.
     owing: u64,
+    /// The first peer that went in the middle of an operation, as what a wait fails with.
+    lost: Option<Fault>,
     /// The first fault: there is no way on from it.
     broken: Option<Fault>,
     events: Vec<Event>,
@@ -104,23 +113,17 @@ enum Data {
     None,
 }
 
-/// Looks at the completion queue that take as long as so many of a spinning wait.
-const LOOK: u32 = 16;
-/// Looks in vain before a rank asks whether a peer has ended an operation: most often the answer is on its way.
-const ASK_AFTER: u32 = 20;
 /// Looks that the end of an operation spends on telling so.
 const TELL_LOOKS: u32 = 50;
 /// How long a fabric that is dropped in order waits until what it sent has come, and one that is not until it has said so.
 const FAREWELL: Duration = Duration::from_millis(250);
 const HASTY_FAREWELL: Duration = Duration::from_millis(25);
-/// Sleeps get longer up to this.
-const LONGEST_NAP: Duration = Duration::from_millis(1);
 
 impl OfiFabric {
     fn new(
         rank: Rank,
         epoch: u64,
-        endpoint: Endpoint,
+        endpoint: Together,
         peers: Vec<Option<Peer>>,
         half: usize,
         data_bytes: u8,
@@ -145,6 +148,7 @@ impl OfiFabric {
             ended: 0,
             puts: 0,
             owing: 0,
+            lost: None,
             broken: None,
             events: Vec::new(),
         })
@@ -228,113 +232,6 @@ impl OfiFabric {
         self.broken.clone().unwrap_or(fault)
     }
 
-    /// Tries until it is done.
-    fn post(
-        &mut self,
-        peer: Rank,
-        patience: &mut Patience<'_>,
-        mut attempt: impl FnMut(&mut Self) -> Result<bool, Fault>,
-    ) -> Result<(), Fault> {
-        if let Some(after) = self.peer(peer).left {
-            return Err(gone(peer, after));
-        }
-        if attempt(self)? {
-            return Ok(());
-        }
-        self.until(Some(peer), patience, |fabric| match fabric.peer(peer).left {
-            Some(after) => Err(gone(peer, after)),
-            None => attempt(fabric),
-        })
-    }
-
-    /// Waits until the peer has ended the operation before the last one: its half may be written to.
-    fn gate(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault> {
-        if self.peer(peer).ended + 2 >= self.sequence {
-            return Ok(());
-        }
-        let mut looks = 0;
-        self.until(Some(peer), patience, |fabric| {
-            looks += 1;
-            if looks == ASK_AFTER {
-                fabric.peer_mut(peer).owes |= owed::ASK;
-                fabric.owing |= 1 << peer;
-            }
-            let to = fabric.peer(peer);
-            match to.left {
-                Some(after) => Err(gone(peer, after)),
-                None => Ok(to.ended + 2 >= fabric.sequence),
-            }
-        })
-    }
-
-    /// Before a signal: what must have been delivered has been.
-    fn delivered(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault> {
-        if self.data == Data::None && self.peer(peer).puts > 0 {
-            return self.until(Some(peer), patience, |fabric| Ok(fabric.peer(peer).puts == 0));
-        }
-        Ok(())
-    }
-
-    fn send_signal(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault> {
-        self.delivered(peer, patience)?;
-        self.post(peer, patience, |fabric| fabric.send(peer, Kind::Signal, fabric.sequence))
-    }
-
-    /// Waits until `done`.
-    fn until(
-        &mut self,
-        awaited: Option<Rank>,
-        patience: &mut Patience<'_>,
-        mut done: impl FnMut(&mut Self) -> Result<bool, Fault>,
-    ) -> Result<(), Fault> {
-        let mut wait = awaited.map_or_else(Wait::default, Wait::on);
-        let looks = (patience.spins() / LOOK).max(1);
-        let mut nap = Duration::from_micros(20);
-        loop {
-            for _ in 0..looks {
-                if done(self)? {
-                    return Ok(());
-                }
-                self.look()?;
-            }
-            let rest = patience.rest(&mut wait);
-            // What is there already counts, whatever else has happened.
-            self.look()?;
-            if done(self)? {
-                return Ok(());
-            }
-            match rest? {
-                Rest::Spin => {}
-                Rest::Yield => rustix::thread::sched_yield(),
-                Rest::Sleep(at_most) => {
-                    // No provider can be relied on to wake anybody.
-                    sleep(nap.min(at_most));
-                    nap = (nap * 2).min(LONGEST_NAP);
-                }
-            }
-        }
-    }
-
-    /// Waits for something that only that peer can send.
-    fn until_from(
-        &mut self,
-        peer: Rank,
-        patience: &mut Patience<'_>,
-        there: impl Fn(&Peer) -> bool,
-    ) -> Result<(), Fault> {
-        if there(self.peer(peer)) {
-            return Ok(());
-        }
-        self.until(Some(peer), patience, |fabric| {
-            let from = fabric.peer(peer);
-            match from.left {
-                _ if there(from) => Ok(true),
-                Some(after) => Err(gone(peer, after)),
-                None => Ok(false),
-            }
-        })
-    }
-
     /// Where the operation's half of scratch begins.
     fn half_at(&self) -> usize {
         (self.sequence % 2) as usize * self.half
@@ -374,7 +271,11 @@ impl Fabric for OfiFabric {
         // SAFETY: both can be read until the operation has ended, says the caller, and `end` makes the endpoint forget them.
         unsafe { self.endpoint.expect([entry.input, entry.output]) };
         self.call(patience, |fabric, _| {
-            fabric.others().try_for_each(|other| fabric.same_operation(other))?;
+            for other in fabric.others() {
+                let sequence = fabric.sequence;
+                fabric.peer_mut(other).begin(sequence);
+                fabric.same_operation(other)?;
+            }
             if fabric.owing != 0 { fabric.pay() } else { Ok(()) }
         })
     }
@@ -390,7 +291,7 @@ impl Fabric for OfiFabric {
                 let sequence = fabric.sequence;
                 let peer = fabric.peer_mut(other);
                 peer.end(sequence);
-                let owes = peer.owes != 0;
+                let owes = peer.owes != 0 && !peer.gone;
                 fabric.owing |= u64::from(owes) << other;
             }
             if fabric.owing != 0 {
@@ -467,9 +368,13 @@ impl Fabric for OfiFabric {
     fn poll(&mut self, peer: Rank) -> Result<bool, Fault> {
         self.usable()?;
         if self.peer(peer).signals == 0 {
-            self.look().map_err(|fault| self.give_up(fault))?;
+            let looked = self.look();
+            looked.map_err(|fault| self.give_up(fault))?;
         }
-        Ok(self.peer(peer).signals > 0)
+        match (self.peer(peer).signals > 0, &self.lost) {
+            (false, Some(fault)) => Err(fault.clone()),
+            (there, _) => Ok(there),
+        }
     }
 
     unsafe fn packet(
@@ -540,15 +445,19 @@ impl Drop for OfiFabric {
     /// endpoint. In the middle of an operation, or after a fault: that it does.
     fn drop(&mut self) {
         let orderly = !self.open && self.broken.is_none();
-        let (kind, time) = if orderly { (Kind::Leave, FAREWELL) } else { (Kind::Gone, HASTY_FAREWELL) };
+        let (kind, word, time) = match &self.broken {
+            None if orderly => (Kind::Leave, self.ended, FAREWELL),
+            Some(Fault::Lost { rank, .. }) => (Kind::Gone, *rank as u64, HASTY_FAREWELL),
+            _ => (Kind::Gone, self.rank as u64, HASTY_FAREWELL),
+        };
         let until = Instant::now() + time;
-        let mut untold: Vec<Rank> = self.others().collect();
+        let mut untold: Vec<Rank> = self.others().filter(|peer| !self.peer(*peer).gone).collect();
         loop {
             // Whoever cannot be told finds out otherwise.
-            untold.retain(|peer| matches!(self.send(*peer, kind, self.ended), Ok(false)));
+            untold.retain(|peer| matches!(self.send(*peer, kind, word), Ok(false)));
             let failed = self.look().is_err();
             let done = match orderly {
-                true => self.peers.iter().flatten().all(|peer| peer.has_all() || peer.left.is_some()),
+                true => self.peers.iter().flatten().all(|peer| peer.has_all() || peer.left.is_some() || peer.gone),
                 false => failed || self.endpoint.under_way() as u64 <= self.puts,
             };
             if untold.is_empty() && done || Instant::now() > until {
@@ -557,14 +466,4 @@ impl Drop for OfiFabric {
             rustix::thread::sched_yield();
         }
     }
-}
-
-fn gone(rank: Rank, after: u64) -> Fault {
-    Fault::Lost { rank, how: format!("it left after operation {after}") }
-}
-
-fn sleep(time: Duration) {
-    let time = rustix::thread::Timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) };
-    // Waking early is as good.
-    let _ = rustix::thread::nanosleep(&time);
 }

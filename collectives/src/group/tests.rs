@@ -12,21 +12,25 @@ use crate::plan::build;
 
 /// Runs `body` on every rank of a group over the loopback; what each returned.
 pub(crate) fn with_group<R: Send>(ranks: usize, config: &GroupConfig, body: impl Fn(Group) -> R + Sync) -> Vec<R> {
+    with_groups(&vec![config.clone(); ranks], body)
+}
+
+fn with_groups<R: Send>(configs: &[GroupConfig], body: impl Fn(Group) -> R + Sync) -> Vec<R> {
+    let ranks = configs.len();
     // Another process may take the port in between: then the rendezvous says so, and the test fails loudly.
     let address =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a port");
     std::thread::scope(|scope| {
         let body = &body;
-        let threads: Vec<_> = (0..ranks)
-            .map(|rank| {
-                let config = config.clone();
-                scope.spawn(move || {
-                    let (token, timeout) = (b"token".to_vec(), Duration::from_secs(20));
-                    let at = Rendezvous { address, token, rank, ranks, timeout };
-                    body(Group::join(at, config).expect("a group"))
-                })
+        let begin = |(rank, config): (Rank, &GroupConfig)| {
+            let config = config.clone();
+            scope.spawn(move || {
+                let (token, timeout) = (b"token".to_vec(), Duration::from_secs(20));
+                let at = Rendezvous { address, token, rank, ranks, timeout };
+                body(Group::join(at, config).expect("a group"))
             })
-            .collect();
+        };
+        let threads: Vec<_> = configs.iter().enumerate().map(begin).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     })
 }
@@ -118,7 +122,14 @@ fn random_collective(random: &mut ChaCha8Rng, ranks: usize) -> Collective {
 
 /// Random collectives by random algorithms; where an algorithm promises rank order, bit by bit.
 fn storm(transport: Transport, ranks: usize, rounds: u64, seed: u64) {
-    with_group(ranks, &config(transport), |mut group| {
+    let name = if transport == Transport::Shm { "shm" } else { "tcp" };
+    storm_on(&vec![config(transport); ranks], rounds, seed, name);
+}
+
+fn storm_on(configs: &[GroupConfig], rounds: u64, seed: u64, transport: &str) {
+    let ranks = configs.len();
+    with_groups(configs, |mut group| {
+        assert_eq!(group.transport(), transport);
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         for round in 0..rounds {
             let collective = random_collective(&mut random, ranks);
@@ -159,6 +170,19 @@ fn every_collective_over_shared_memory() {
 fn every_collective_over_tcp() {
     for (ranks, rounds) in [(2, 200), (3, 100), (5, 40)] {
         storm(Transport::Tcp, ranks, rounds, 100 + ranks as u64);
+    }
+}
+
+/// Groups whose ranks believe to be on several hosts: shared memory inside, TCP between.
+#[test]
+fn every_collective_over_several_hosts() {
+    for (hosts, rounds) in [(vec![0, 0, 1, 1], 60), (vec![0, 1, 0], 60), (vec![0, 0, 1, 2, 2], 30)] {
+        let ranks = hosts.len();
+        let configs: Vec<GroupConfig> = hosts
+            .iter()
+            .map(|host| GroupConfig { host: Some(format!("host {host}")), ..config(Transport::Auto) })
+            .collect();
+        storm_on(&configs, rounds, 200 + ranks as u64, "shm+tcp");
     }
 }
 

@@ -15,7 +15,7 @@ use crate::robust::{median, trimmed_mean};
 use crate::sparsify::top_k;
 
 /// Every case, made when its turn comes: their buffers do not fit memory together.
-pub(super) const ALL: [fn(usize) -> Box<dyn Case>; 18] = [
+pub(super) const ALL: [fn(usize) -> Box<dyn Case>; 19] = [
     |count| Box::new(Reduce::new("reduce 2 x f32", 2, 1.0f32, Stores::Streaming, count)),
     |count| Box::new(Reduce::new("reduce 2 x f32, cached stores", 2, 1.0f32, Stores::Cached, count)),
     |count| Box::new(Reduce::new("reduce 4 x f32", 4, 1.0f32, Stores::Streaming, count)),
@@ -27,6 +27,7 @@ pub(super) const ALL: [fn(usize) -> Box<dyn Case>; 18] = [
     |count| Box::new(Quantise::new("quantise f32 to e4m3", Format::E4m3, count)),
     |count| Box::new(Requantise::new("dequantise 2 x int8, reduce, quantise", Format::Int8, 2, count)),
     |count| Box::new(Requantise::new("dequantise 4 x int8, reduce, quantise", Format::Int8, 4, count)),
+    |count| Box::new(Requantise::new("dequantise 8 x int8, reduce, quantise", Format::Int8, 8, count)),
     |count| Box::new(Requantise::new("dequantise 4 x e4m3, reduce, quantise", Format::E4m3, 4, count)),
     |count| Box::new(MeanStep::new("mean of 4 x f32, Nesterov step", NESTEROV, count)),
     |count| Box::new(MeanStep::new("mean of 4 x f32, AdamW step", ADAMW, count)),

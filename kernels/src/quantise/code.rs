@@ -39,8 +39,8 @@ pub(crate) fn dispatch(format: Format, work: impl WithFormat) {
         Format::Int8 => work.run::<Int8, 8>(),
         Format::Int4 => work.run::<Int4, 4>(),
         Format::Sign => work.run::<Sign, 1>(),
-        Format::E4m3 => work.run::<E4m3, 8>(),
-        Format::E5m2 => work.run::<E5m2, 8>(),
+        Format::E4m3 => work.run::<Fp8<{ fp8::E4M3_SHIFT }>, 8>(),
+        Format::E5m2 => work.run::<Fp8<{ fp8::E5M2_SHIFT }>, 8>(),
     }
 }
 
@@ -55,8 +55,8 @@ pub(crate) fn padded<const BYTES: usize>(end: &[u8]) -> [u8; BYTES] {
 pub(crate) struct Int8;
 pub(crate) struct Int4;
 pub(crate) struct Sign;
-pub(crate) struct E4m3;
-pub(crate) struct E5m2;
+/// Either float of eight bits, by the shift that tells them apart.
+pub(crate) struct Fp8<const SHIFT: i32>;
 
 impl Code<8> for Int8 {
     const RULE: Rule = Rule::Largest(127.0);
@@ -114,24 +114,18 @@ impl Code<1> for Sign {
     }
 }
 
-impl Code<8> for E4m3 {
-    const RULE: Rule = Rule::Largest(fp8::largest(fp8::E4M3_SHIFT));
+impl<const SHIFT: i32> Code<8> for Fp8<SHIFT> {
+    const RULE: Rule = Rule::Largest(fp8::largest(SHIFT));
 
     #[inline(always)]
     fn encode<S: Simd>(simd: S, x: S::V, to: &mut [u8; LANES]) {
-        simd.narrow_u8(fp8::encode_in_range::<S, { fp8::E4M3_SHIFT }>(simd, x), to);
+        simd.narrow_u8(fp8::encode_in_range::<S, SHIFT>(simd, x), to);
     }
 
     #[inline(always)]
     fn encode_four<S: Simd>(simd: S, [a, b, c, d]: [S::V; 4], to: &mut [[u8; LANES]; 4]) {
-        let [a, b] = [
-            fp8::encode_in_range::<S, { fp8::E4M3_SHIFT }>(simd, a),
-            fp8::encode_in_range::<S, { fp8::E4M3_SHIFT }>(simd, b),
-        ];
-        let [c, d] = [
-            fp8::encode_in_range::<S, { fp8::E4M3_SHIFT }>(simd, c),
-            fp8::encode_in_range::<S, { fp8::E4M3_SHIFT }>(simd, d),
-        ];
+        let [a, b] = [fp8::encode_in_range::<S, SHIFT>(simd, a), fp8::encode_in_range::<S, SHIFT>(simd, b)];
+        let [c, d] = [fp8::encode_in_range::<S, SHIFT>(simd, c), fp8::encode_in_range::<S, SHIFT>(simd, d)];
         if let Some(to) = to.as_flattened_mut().first_chunk_mut() {
             simd.narrow_four_u8([a, b, c, d], to);
         }
@@ -139,35 +133,6 @@ impl Code<8> for E4m3 {
 
     #[inline(always)]
     fn decode<S: Simd>(simd: S, from: &[u8; LANES]) -> S::V {
-        fp8::decode::<S, { fp8::E4M3_SHIFT }>(simd, from)
-    }
-}
-
-impl Code<8> for E5m2 {
-    const RULE: Rule = Rule::Largest(fp8::largest(fp8::E5M2_SHIFT));
-
-    #[inline(always)]
-    fn encode<S: Simd>(simd: S, x: S::V, to: &mut [u8; LANES]) {
-        simd.narrow_u8(fp8::encode_in_range::<S, { fp8::E5M2_SHIFT }>(simd, x), to);
-    }
-
-    #[inline(always)]
-    fn encode_four<S: Simd>(simd: S, [a, b, c, d]: [S::V; 4], to: &mut [[u8; LANES]; 4]) {
-        let [a, b] = [
-            fp8::encode_in_range::<S, { fp8::E5M2_SHIFT }>(simd, a),
-            fp8::encode_in_range::<S, { fp8::E5M2_SHIFT }>(simd, b),
-        ];
-        let [c, d] = [
-            fp8::encode_in_range::<S, { fp8::E5M2_SHIFT }>(simd, c),
-            fp8::encode_in_range::<S, { fp8::E5M2_SHIFT }>(simd, d),
-        ];
-        if let Some(to) = to.as_flattened_mut().first_chunk_mut() {
-            simd.narrow_four_u8([a, b, c, d], to);
-        }
-    }
-
-    #[inline(always)]
-    fn decode<S: Simd>(simd: S, from: &[u8; LANES]) -> S::V {
-        fp8::decode::<S, { fp8::E5M2_SHIFT }>(simd, from)
+        fp8::decode::<S, SHIFT>(simd, from)
     }
 }

@@ -122,7 +122,7 @@ fn errors_are_within_the_stated_bounds() {
                 _ => 57344.0,
             };
             // Rounded up to 17 bits: at most one part in 2^16 more.
-            let ratio = f64::from(scales[0]) / (f64::from(largest) / f64::from(code));
+            let ratio = f64::from(scales[0]) / (f64::from(largest) / code);
             assert!((1.0 - 1e-7..1.0 + 2f64.powi(-16)).contains(&ratio), "{format:?} {ratio}");
             assert!(scales.iter().all(|scale| scale.to_bits() & 0x7f == 0), "{format:?}");
             exact_products(&y, &scales, block);

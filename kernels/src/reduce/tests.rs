@@ -65,7 +65,8 @@ macro_rules! checked_float {
             fn special() -> Vec<Self> {
                 let values = [
                     0.0, -0.0, 1.0, -1.0, <$wide>::INFINITY, <$wide>::NEG_INFINITY, <$wide>::NAN, -<$wide>::NAN,
-                    <$wide>::MIN_POSITIVE, -<$wide>::MIN_POSITIVE / 4.0, <$wide>::MAX, <$wide>::MIN, 3.5, 6.0e-8, 65504.0,
+                    <$wide>::MIN_POSITIVE, -<$wide>::MIN_POSITIVE / 4.0, <$wide>::MAX, <$wide>::MIN,
+                    3.5, 6.0e-8, 65504.0,
                 ];
                 values.into_iter().map($narrow).collect()
             }

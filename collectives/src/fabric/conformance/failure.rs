@@ -50,6 +50,7 @@ pub(super) fn out_of_range(make: Make<'_>) {
         (Target::Output(60), 41),
         (Target::Output(far), 2),
     ] {
+        let together = Barrier::new(2);
         let faults = run(make(2), |mut side| {
             if matches!(target, Target::Output(_)) && !side.fabric.reach(1 - side.rank).put_output {
                 return Err(Fault::System { what: "no such put", why: String::new() });
@@ -61,6 +62,7 @@ pub(super) fn out_of_range(make: Make<'_>) {
                 op.wait(peer)
             })
             .unwrap();
+            together.wait();
             let done = side.operation(|op| {
                 if rank == 0 {
                     op.put(1, vec![0xBB; bytes], target, true)?;

@@ -96,8 +96,8 @@ pub(super) fn nothing(make: Make<'_>) {
         let peer = 1 - side.rank;
         side.operation(|op| {
             for offset in [0, 1, SCRATCH] {
-                op.put(peer, Vec::new(), Target::Scratch(offset), true)?;
                 op.put(peer, Vec::new(), Target::Scratch(offset), false)?;
+                op.put(peer, Vec::new(), Target::Scratch(offset), true)?;
             }
             (0..3).try_for_each(|_| op.wait(peer))?;
             assert!(!op.fabric.poll(peer)?);
@@ -214,8 +214,6 @@ pub(super) fn exposed(make: Make<'_>) {
                         assert!(copy(input, 0, bytes) == wanted, "the input of {other} by address");
                     } else {
                         assert!(!reach.reduce_user, "what can be reduced has an address");
-                    }
-                    if reach.copy_user {
                         let mut got = vec![0; bytes - 3];
                         // SAFETY: as long as is copied, and inputs do not change.
                         unsafe { op.fabric.copy_from(*other, Window::Input, 3, got.as_mut_ptr(), bytes - 3) }?;

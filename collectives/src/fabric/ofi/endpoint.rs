@@ -80,6 +80,8 @@ pub(super) struct Endpoint {
     expected: [Raw; 2],
     epoch: u64,
     keys: u64,
+    #[cfg(test)]
+    pub(super) disorder: Option<super::disorder::Disorder>,
 }
 
 /// Memory that is written from, registered because the provider wants it.
@@ -127,6 +129,8 @@ impl Endpoint {
             expected: [Raw::EMPTY; 2],
             epoch,
             keys: 0,
+            #[cfg(test)]
+            disorder: None,
         };
         endpoint.scratch_region = endpoint.register(endpoint.scratch.raw(), FI_WRITE | FI_REMOTE_WRITE)?;
         if endpoint.limits.local {
@@ -200,6 +204,12 @@ impl Endpoint {
         offset: usize,
         data: Option<u64>,
     ) -> Result<bool, Refused> {
+        #[cfg(test)]
+        if let Some(disorder) = &mut self.disorder
+            && disorder.keeps(super::disorder::Put { peer, to, from, bytes, offset, data })
+        {
+            return Ok(true);
+        }
         let Some(flight) = self.free.pop() else { return Ok(false) };
         let mut desc = match self.descriptor(from, bytes, peer) {
             Ok(desc) => desc,
@@ -217,9 +227,7 @@ impl Endpoint {
         let result = unsafe {
             let rma = &*(*ep).rma;
             match data {
-                Some(data) => {
-                    (rma.writedata)(ep, from.cast(), bytes, desc, data, to.address, at, to.key, context)
-                }
+                Some(data) => (rma.writedata)(ep, from.cast(), bytes, desc, data, to.address, at, to.key, context),
                 None => {
                     let piece = libc::iovec { iov_base: from.cast_mut().cast(), iov_len: bytes };
                     let target = FiRmaIov { addr: at, len: bytes, key: to.key };
@@ -296,6 +304,13 @@ impl Endpoint {
 
     /// Takes what the completion queue has now. This is what drives the provider.
     pub(super) fn look(&mut self, events: &mut Vec<Event>) -> Result<(), Fault> {
+        let looked = self.read(events);
+        #[cfg(test)]
+        self.stir(events);
+        looked
+    }
+
+    fn read(&mut self, events: &mut Vec<Event>) -> Result<(), Fault> {
         if !self.unposted.is_empty() {
             self.post_slots()?;
         }
@@ -391,9 +406,8 @@ impl Endpoint {
             let (at, context) = (self.buffers.at(slot * SLOT), self.contexts.at(slot * CONTEXT).cast());
             let ep = self.ep.at();
             // SAFETY: an enabled endpoint; the slot and its context are free, and stay as long as the endpoint.
-            let result = unsafe {
-                ((*(*ep).msg).recv)(ep, at.cast(), SLOT, self.buffer_descriptor(), FI_ADDR_UNSPEC, context)
-            };
+            let result =
+                unsafe { ((*(*ep).msg).recv)(ep, at.cast(), SLOT, self.buffer_descriptor(), FI_ADDR_UNSPEC, context) };
             if -result == FI_EAGAIN {
                 self.unposted.push(slot);
                 return Ok(());

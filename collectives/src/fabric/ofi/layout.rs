@@ -129,8 +129,11 @@ fn structures_are_those_of_the_header() {
     let ran = Command::new(&binary).output().unwrap();
     let _ = std::fs::remove_file(&binary);
     let said = String::from_utf8(ran.stdout).unwrap();
-    let said: HashMap<&str, u64> =
-        said.lines().filter_map(|line| line.split_once('|')).map(|(key, value)| (key, value.parse().unwrap())).collect();
+    let said: HashMap<&str, u64> = said
+        .lines()
+        .filter_map(|line| line.split_once('|'))
+        .map(|(key, value)| (key, value.parse().unwrap()))
+        .collect();
 
     for (name, field, offset) in fields() {
         assert_eq!(said[format!("{name}.{field}").as_str()], offset as u64, "{name}.{field}");

@@ -8,6 +8,7 @@ use super::OfiFabric;
 use super::endpoint::{Endpoint, MAX_ADDRESS};
 use super::open::Ways;
 use super::peer::{Peer, Remote};
+use super::together::Together;
 use crate::fabric::Raw;
 use crate::fault::Fault;
 use crate::patience::{Abort, Ladder, Patience};
@@ -19,6 +20,7 @@ pub struct Card {
     /// Ranks of different providers cannot reach each other.
     pub(super) provider: String,
     pub(super) epoch: u64,
+    pub(super) process: u32,
     /// As the provider has it.
     pub(super) address: Vec<u8>,
     /// Of its scratch: key, and what the first byte is called.
@@ -45,12 +47,7 @@ impl Offer {
     ///
     /// # Errors
     /// [`Fault::System`] where the library, the provider or memory is missing.
-    pub fn new(
-        epoch: u64,
-        ranks: usize,
-        half_bytes: usize,
-        provider: Option<&str>,
-    ) -> Result<(Self, Card), Fault> {
+    pub fn new(epoch: u64, ranks: usize, half_bytes: usize, provider: Option<&str>) -> Result<(Self, Card), Fault> {
         Self::with(epoch, ranks, half_bytes, provider, Ways::default())
     }
 
@@ -72,6 +69,7 @@ impl Offer {
         let card = Card {
             provider: endpoint.limits().provider.clone(),
             epoch,
+            process: std::process::id(),
             address: endpoint.address()?,
             key,
             base,
@@ -97,13 +95,14 @@ impl Offer {
         if cards.len() != self.ranks || rank >= self.ranks {
             return Err(refused(format!("{} cards for rank {rank} of {}", cards.len(), self.ranks)));
         }
+        let endpoint = Together::new(self.endpoint, cards);
         let mut peers = Vec::with_capacity(self.ranks);
         for (other, card) in cards.iter().enumerate() {
             if other == rank {
                 peers.push(None);
                 continue;
             }
-            let (ours, theirs) = (self.provider(), &card.provider);
+            let (ours, theirs) = (&endpoint.limits().provider, &card.provider);
             if ours != theirs {
                 return Err(refused(format!("rank {other} has {theirs}, and this one {ours}: ask all for the same")));
             }
@@ -111,12 +110,12 @@ impl Offer {
                 let what = format!("its card is of epoch {}, with {} bytes of scratch", card.epoch, card.half);
                 return Err(Fault::Protocol { rank: other, what });
             }
-            let address = self.endpoint.insert(&card.address)?;
+            let address = endpoint.insert(&card.address)?;
             peers.push(Some(Peer::new(Remote { address, key: card.key, base: card.base })));
         }
         // What all can do.
         let data_bytes = cards.iter().map(|card| card.data_bytes).min().unwrap_or(0);
-        let mut fabric = OfiFabric::new(rank, self.epoch, self.endpoint, peers, self.half, data_bytes)?;
+        let mut fabric = OfiFabric::new(rank, self.epoch, endpoint, peers, self.half, data_bytes)?;
         let abort = Abort::default();
         let left = deadline.saturating_duration_since(Instant::now());
         let mut patience = Patience::new(&abort, left, Ladder { spins: 100, crowded: true });

@@ -100,7 +100,11 @@ fn limits(chosen: &Info<'_>, ranks: usize, ways: Ways) -> Limits {
     }
 }
 
-fn open_domain(library: &Library, fabric: &Handle<FidFabric>, info: NonNull<FiInfo>) -> Result<Handle<FidDomain>, Fault> {
+fn open_domain(
+    library: &Library,
+    fabric: &Handle<FidFabric>,
+    info: NonNull<FiInfo>,
+) -> Result<Handle<FidDomain>, Fault> {
     let mut domain = None;
     // SAFETY: an open fabric and what it was opened for; the result goes to a local variable.
     let result = unsafe {
@@ -177,7 +181,9 @@ fn open_ep(
             (ops.control)(ep.fid(), FI_ENABLE, ptr::null_mut()),
         ]
     };
-    for (what, result) in ["binding addresses", "binding a completion queue", "enabling an endpoint"].iter().zip(results) {
+    for (what, result) in
+        ["binding addresses", "binding a completion queue", "enabling an endpoint"].iter().zip(results)
+    {
         library.check(what, result)?;
     }
     Ok(ep)

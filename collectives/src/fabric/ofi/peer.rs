@@ -50,6 +50,8 @@ pub(super) struct Peer {
     early: Box<[Option<Item>]>,
     /// Signals that came and were not waited for.
     pub(super) signals: u64,
+    /// Those of operations that have not begun here, by the parity of their sequence, and that sequence.
+    later: [(u64, u64); 2],
     /// The operation of the last packet, by the parity of its sequence.
     pub(super) packets: [u64; 2],
     /// What the peer calls its operations, by the parity of their sequence, and that sequence.
@@ -57,6 +59,8 @@ pub(super) struct Peer {
     pub(super) greeted: bool,
     /// The operation after which it has left.
     pub(super) left: Option<u64>,
+    /// Nothing can be sent to it any more.
+    pub(super) gone: bool,
     /// The last operation in which it wrote to this rank.
     heard: u64,
     /// It has ended at least this operation.
@@ -87,10 +91,12 @@ impl Peer {
             told: 0,
             early: vec![None; WINDOW as usize].into(),
             signals: 0,
+            later: [(0, 0); 2],
             packets: [0; 2],
             tags: [(0, 0); 2],
             greeted: false,
             left: None,
+            gone: false,
             heard: 0,
             ended: 0,
             asked: 0,
@@ -148,6 +154,26 @@ impl Peer {
         self.ended = self.ended.max(sequence.saturating_sub(1));
         if let Some(tag) = tag {
             self.tags[(sequence % 2) as usize] = (sequence, tag);
+        }
+    }
+
+    /// A signal of the operation `sequence` has come, while this rank is in `here` or has ended that.
+    pub(super) fn signal(&mut self, sequence: u64, here: u64) {
+        if sequence <= here {
+            self.signals += 1;
+            return;
+        }
+        // The peer is at most two operations ahead.
+        let (of, count) = &mut self.later[(sequence % 2) as usize];
+        (*of, *count) = (sequence, *count + 1);
+    }
+
+    /// This rank begins an operation: signals that came early count from now on.
+    pub(super) fn begin(&mut self, sequence: u64) {
+        for (of, count) in &mut self.later {
+            if *of <= sequence {
+                self.signals += std::mem::take(count);
+            }
         }
     }
 
@@ -293,6 +319,22 @@ mod tests {
         peer.end(6);
         peer.ask(6, 6);
         assert_eq!(peer.owes, owed::ENDED);
+    }
+
+    #[test]
+    fn signals_count_from_when_their_operation_begins() {
+        let mut peer = peer();
+        peer.begin(3);
+        peer.signal(3, 3);
+        peer.signal(4, 3);
+        peer.signal(4, 3);
+        assert_eq!(peer.signals, 1);
+        // This rank has ended 3; the peer is in 5.
+        peer.signal(5, 3);
+        peer.begin(4);
+        assert_eq!(peer.signals, 3, "none is lost");
+        peer.begin(5);
+        assert_eq!(peer.signals, 4);
     }
 
     #[test]

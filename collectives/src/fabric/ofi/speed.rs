@@ -40,8 +40,7 @@ impl Side {
     fn round(&mut self, from: &[u8], bytes: usize, pattern: Pattern) {
         self.sequence += 1;
         let (fabric, peer) = (&mut self.fabric, 1 - self.rank);
-        let mut patience =
-            Patience::new(&self.abort, Duration::from_secs(60), Ladder { spins: 4000, crowded: false });
+        let mut patience = Patience::new(&self.abort, Duration::from_secs(60), Ladder { spins: 4000, crowded: false });
         let entry = Entry { sequence: self.sequence, tag: 1, input: Raw::EMPTY, output: Raw::EMPTY };
         // SAFETY: there is no input or output, and the source outlives the operation.
         unsafe {
@@ -144,7 +143,11 @@ fn bytes_arrive_at_a_speed() {
                 _ if !long => {}
                 Pattern::Stream(puts) => {
                     let rate = |time: f64| (puts * bytes) as f64 / time / 1e9;
-                    println!("{provider} {bytes} B in one direction: {:.2} GB/s (median {:.2})", rate(best), rate(median));
+                    println!(
+                        "{provider} {bytes} B in one direction: {:.2} GB/s (median {:.2})",
+                        rate(best),
+                        rate(median)
+                    );
                 }
                 _ => {
                     let half = |time: f64| time / 2.0 * 1e6;

@@ -158,8 +158,7 @@ pub(super) struct FidAv {
 #[repr(C)]
 pub(super) struct FiOpsAv {
     pub(super) size: usize,
-    pub(super) insert:
-        unsafe extern "C" fn(*mut FidAv, *const c_void, usize, *mut FiAddr, u64, *mut c_void) -> c_int,
+    pub(super) insert: unsafe extern "C" fn(*mut FidAv, *const c_void, usize, *mut FiAddr, u64, *mut c_void) -> c_int,
 }
 
 #[derive(Debug)]
@@ -179,8 +178,7 @@ pub(super) struct FiOpsCq {
     pub(super) sread: Unused,
     pub(super) sreadfrom: Unused,
     pub(super) signal: Unused,
-    pub(super) strerror:
-        unsafe extern "C" fn(*mut FidCq, c_int, *const c_void, *mut c_char, usize) -> *const c_char,
+    pub(super) strerror: unsafe extern "C" fn(*mut FidCq, c_int, *const c_void, *mut c_char, usize) -> *const c_char,
 }
 
 #[derive(Debug)]
@@ -205,12 +203,10 @@ pub(super) struct FiOpsCm {
 #[repr(C)]
 pub(super) struct FiOpsMsg {
     pub(super) size: usize,
-    pub(super) recv:
-        unsafe extern "C" fn(*mut FidEp, *mut c_void, usize, *mut c_void, FiAddr, *mut c_void) -> isize,
+    pub(super) recv: unsafe extern "C" fn(*mut FidEp, *mut c_void, usize, *mut c_void, FiAddr, *mut c_void) -> isize,
     pub(super) recvv: Unused,
     pub(super) recvmsg: Unused,
-    pub(super) send:
-        unsafe extern "C" fn(*mut FidEp, *const c_void, usize, *mut c_void, FiAddr, *mut c_void) -> isize,
+    pub(super) send: unsafe extern "C" fn(*mut FidEp, *const c_void, usize, *mut c_void, FiAddr, *mut c_void) -> isize,
     pub(super) sendv: Unused,
     pub(super) sendmsg: Unused,
     pub(super) inject: unsafe extern "C" fn(*mut FidEp, *const c_void, usize, FiAddr) -> isize,

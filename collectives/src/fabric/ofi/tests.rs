@@ -4,6 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::disorder::Disorder;
 use super::library::Library;
 use super::open::Ways;
 use super::{Card, Offer, OfiFabric, probe};
@@ -46,6 +47,35 @@ fn conforms(provider: &str, ways: Ways) {
             fabrics.map(|fabric| Box::new(fabric) as Box<dyn Fabric>).collect()
         });
     }
+}
+
+/// As EFA.
+fn conforms_in_disorder(provider: &str, ways: Ways) {
+    if is_here(provider) {
+        conformance::all(&|ranks| {
+            let fabrics = group(provider, 7, ranks, conformance::SCRATCH, ways).into_iter().enumerate();
+            let stirred = fabrics.map(|(rank, mut fabric)| {
+                fabric.endpoint.disorder = Some(Disorder::new(rank as u64));
+                Box::new(fabric) as Box<dyn Fabric>
+            });
+            stirred.collect()
+        });
+    }
+}
+
+#[test]
+fn disorder_conforms() {
+    conforms_in_disorder("shm", Ways::default());
+}
+
+#[test]
+fn disorder_conforms_with_narrow_data() {
+    conforms_in_disorder("tcp;ofi_rxm", NARROW);
+}
+
+#[test]
+fn disorder_conforms_without_data() {
+    conforms_in_disorder("shm", BARE);
 }
 
 /// As verbs and EFA: 32 bits of completion data.
@@ -151,7 +181,7 @@ fn cards_that_do_not_fit_are_refused() {
 }
 
 /// One operation: everybody puts its rank to everybody.
-fn operation(fabric: &mut OfiFabric, rank: usize, ranks: usize, sequence: u64) -> Result<(), Fault> {
+pub(super) fn operation(fabric: &mut OfiFabric, rank: usize, ranks: usize, sequence: u64) -> Result<(), Fault> {
     let abort = Abort::default();
     let mut patience = Patience::new(&abort, Duration::from_secs(30), Ladder { spins: 100, crowded: true });
     let entry = Entry { sequence, tag: 9, input: Raw::EMPTY, output: Raw::EMPTY };

@@ -36,13 +36,9 @@ impl OfiFabric {
             }
             Event::Failed { flight: Some(Flight { peer, put }), why } => {
                 self.puts -= u64::from(put);
-                let to = self.peer_mut(peer);
-                to.puts -= u64::from(put);
-                // Whoever has left needs nothing more.
-                if to.left.is_some() {
-                    return Ok(());
-                }
-                Err(Fault::Lost { rank: peer, how: format!("a transfer to it failed: {why}") })
+                self.peer_mut(peer).puts -= u64::from(put);
+                self.lose(peer, format!("a transfer to it failed: {why}"));
+                Ok(())
             }
             Event::Failed { flight: None, why } => Err(Fault::System { what: "a transfer", why }),
         }
@@ -98,23 +94,26 @@ impl OfiFabric {
         while let Some(item) = self.peer_mut(from).take() {
             self.take_item(from, item)?;
         }
-        let owes = self.peer(from).owes != 0;
+        let from_it = self.peer(from);
+        let owes = from_it.owes != 0 && !from_it.gone;
         self.owing |= u64::from(owes) << from;
         Ok(())
     }
 
     /// The next thing from a peer, in the order in which it was sent.
     fn take_item(&mut self, from: Rank, item: Item) -> Result<(), Fault> {
-        let ended = self.ended;
+        let (here, ended) = (self.sequence, self.ended);
         let peer = self.peer_mut(from);
         let Item { what, sequence, tag } = item;
         match what {
             What::Put { signal } => {
-                peer.signals += u64::from(signal);
+                if signal {
+                    peer.signal(sequence, here);
+                }
                 peer.hear(sequence, tag);
             }
             What::Message(Kind::Signal) => {
-                peer.signals += 1;
+                peer.signal(sequence, here);
                 peer.hear(sequence, tag);
             }
             What::Message(Kind::Packet) => {
@@ -132,10 +131,32 @@ impl OfiFabric {
                 peer.owes = owed::CREDIT;
             }
             What::Message(Kind::Gone) => {
-                return Err(Fault::Lost { rank: from, how: "it gave up in the middle of an operation".into() });
+                self.lose(from, "it gave up in the middle of an operation".into());
+                self.blame(from, sequence);
             }
         }
         if self.open { self.same_operation(from) } else { Ok(()) }
+    }
+
+    /// A peer has gone, and not in order. What it sent before still counts: only a wait that is not over is.
+    fn lose(&mut self, rank: Rank, how: String) {
+        let peer = self.peer_mut(rank);
+        peer.owes = 0;
+        peer.gone = true;
+        if peer.left.is_none() {
+            self.lost.get_or_insert(Fault::Lost { rank, how });
+        }
+    }
+
+    /// A peer has gone because of another one: it is that which is lost.
+    fn blame(&mut self, from: Rank, whom: u64) {
+        let others = self.others();
+        if let Some(rank) = others.into_iter().find(|other| *other as u64 == whom && *other != from)
+            && let Some(Fault::Lost { rank: lost, how }) = &mut self.lost
+            && *lost == from
+        {
+            (*lost, *how) = (rank, format!("rank {from} says so, and has given up"));
+        }
     }
 
     /// Whether the peer is in the same operation and calls it something else.
@@ -164,8 +185,7 @@ impl OfiFabric {
                 match self.send(peer, kind, sequence) {
                     Ok(true) => self.peer_mut(peer).owes &= !what,
                     Ok(false) => break,
-                    // Whoever has left needs nothing more.
-                    Err(_) if self.peer(peer).left.is_some() => self.peer_mut(peer).owes = 0,
+                    Err(Fault::Lost { rank, how }) => self.lose(rank, how),
                     Err(fault) => return Err(fault),
                 }
             }
@@ -197,10 +217,10 @@ impl OfiFabric {
         if !to.has_room(of_operation) {
             return Ok(false);
         }
-        let (index, got) = (to.index() as u32, to.got() as u32);
+        let (remote, index, got) = (to.remote, to.index() as u32, to.got() as u32);
         let head = Message { kind, from: rank, bytes, epoch, sequence, tag, index, got }.encode();
         // SAFETY: readable, says the caller.
-        let sent = unsafe { self.endpoint.send(peer, to.remote, &head, from, bytes) };
+        let sent = unsafe { self.endpoint.send(peer, remote, &head, from, bytes) };
         if !sent.map_err(|refused| unsent(peer, refused))? {
             return Ok(false);
         }
@@ -225,6 +245,7 @@ impl OfiFabric {
         signal: bool,
     ) -> Result<bool, Fault> {
         let to = self.peer(peer);
+        let remote = to.remote;
         let data = if self.data == Data::None {
             None
         } else if to.has_room(true) {
@@ -235,7 +256,7 @@ impl OfiFabric {
             return Ok(false);
         };
         // SAFETY: stays, says the caller.
-        let written = unsafe { self.endpoint.write(peer, to.remote, from, bytes, offset, data) };
+        let written = unsafe { self.endpoint.write(peer, remote, from, bytes, offset, data) };
         if !written.map_err(|refused| unsent(peer, refused))? {
             return Ok(false);
         }

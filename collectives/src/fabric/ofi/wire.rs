@@ -97,7 +97,7 @@ pub(super) enum Kind {
     Refuse,
     /// The sender goes after the operation `sequence`, its last.
     Leave,
-    /// The sender goes in the middle of an operation.
+    /// The sender goes in the middle of an operation, because of the rank `sequence` (or by itself, if that is its own).
     Gone,
 }
 

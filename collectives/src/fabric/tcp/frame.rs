@@ -9,8 +9,8 @@
 //! | 16..20 | tag of the operation |
 //! | 20 | [`Kind`] |
 //! | 21 | target of data: 0 scratch, 1 output |
-//! | 22..24 | lanes, a bit each, that a signal or packet has marks for |
-//! | 24..32 | offset in the target, in bytes |
+//! | 22..24 | zero |
+//! | 24..32 | of data: offset in the target, in bytes; else: lanes, a bit each, that there are marks for |
 //! | 32..40 | bytes that follow |
 //!
 //! A signal counts once all data that its sender wrote before it has landed, on whatever connection (a *lane*) it came.
@@ -23,7 +23,7 @@ use crate::fabric::Target;
 /// Bytes of a header.
 pub(super) const HEADER: usize = 40;
 /// Connections to one peer, at most.
-pub(super) const MAX_LANES: usize = 16;
+pub(super) const MAX_LANES: usize = 64;
 /// Bytes of a packet, at most.
 pub(super) const MAX_PACKET: usize = 256;
 /// Bytes that follow a header other than data's, at most.
@@ -57,7 +57,7 @@ pub(super) struct Header {
     pub(super) kind: Kind,
     pub(super) target: Target,
     /// Bit `l`: there is a mark for lane `l`. Never bit 0.
-    pub(super) lanes: u16,
+    pub(super) lanes: u64,
     /// Bytes that follow.
     pub(super) bytes: u64,
 }
@@ -66,9 +66,11 @@ impl Header {
     /// As it goes over the wire.
     pub(super) fn encode(&self) -> [u8; HEADER] {
         let (target, offset) = match self.target {
-            Target::Scratch(offset) => (0, offset),
-            Target::Output(offset) => (1, offset),
+            Target::Scratch(offset) => (0, offset as u64),
+            Target::Output(offset) => (1, offset as u64),
         };
+        // Only one of them can be other than zero.
+        let place = offset | self.lanes;
         let kind = match self.kind {
             Kind::Data => 1,
             Kind::DataSignal => 2,
@@ -77,9 +79,9 @@ impl Header {
             Kind::Leave => 5,
             Kind::Refuse => 6,
         };
-        let mixed = u64::from(self.tag) | kind << 32 | target << 40 | u64::from(self.lanes) << 48;
+        let mixed = u64::from(self.tag) | kind << 32 | target << 40;
         let mut wire = [0; HEADER];
-        let words = [self.epoch, self.sequence, mixed, offset as u64, self.bytes];
+        let words = [self.epoch, self.sequence, mixed, place, self.bytes];
         for (place, word) in wire.chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
@@ -92,7 +94,7 @@ impl Header {
     /// What is wrong with it.
     #[inline]
     pub(super) fn decode(wire: &[u8; HEADER]) -> Result<Self, &'static str> {
-        let ([epoch, sequence, mixed, offset, bytes], []) = wire.as_chunks() else {
+        let ([epoch, sequence, mixed, place, bytes], []) = wire.as_chunks() else {
             return Err("a header of another size");
         };
         let mixed = u64::from_le_bytes(*mixed);
@@ -105,8 +107,13 @@ impl Header {
             6 => Kind::Refuse,
             _ => return Err("a frame of unknown kind"),
         };
-        let offset = usize::try_from(u64::from_le_bytes(*offset)).map_err(|_| "an offset beyond all memory")?;
-        let target = match mixed >> 40 & 0xFF {
+        let place = u64::from_le_bytes(*place);
+        let (offset, lanes) = match kind {
+            Kind::Data | Kind::DataSignal => (place, 0),
+            _ => (0, place),
+        };
+        let offset = usize::try_from(offset).map_err(|_| "an offset beyond all memory")?;
+        let target = match mixed >> 40 {
             0 => Target::Scratch(offset),
             1 => Target::Output(offset),
             _ => return Err("a frame for an unknown buffer"),
@@ -117,7 +124,7 @@ impl Header {
             tag: mixed as u32,
             kind,
             target,
-            lanes: (mixed >> 48) as u16,
+            lanes,
             bytes: u64::from_le_bytes(*bytes),
         };
         header.check().map(|()| header)
@@ -127,7 +134,7 @@ impl Header {
     fn check(&self) -> Result<(), &'static str> {
         let marks = u64::from(self.lanes.count_ones()) * MARK as u64;
         if matches!(self.kind, Kind::Data | Kind::DataSignal) {
-            return if self.lanes == 0 { Ok(()) } else { Err("marks in a frame of data") };
+            return Ok(());
         }
         if self.target != Target::Scratch(0) {
             return Err("a target in a frame without data");
@@ -178,7 +185,6 @@ mod tests {
     fn impossible_headers_are_refused() {
         let no = Header { target: Target::Scratch(0), bytes: 0, ..DATA };
         for (wrong, why) in [
-            (Header { lanes: 2, ..DATA }, "marks in a frame of data"),
             (Header { kind: Kind::Signal, target: Target::Output(0), ..no }, "a target in a frame without data"),
             (Header { kind: Kind::Signal, lanes: 1, bytes: 8, ..no }, "a mark for the lane it came on"),
             (Header { kind: Kind::Signal, lanes: 2, bytes: 16, ..no }, "a signal of impossible length"),
@@ -191,8 +197,10 @@ mod tests {
         let mut wire = DATA.encode();
         wire[20] = 0;
         assert_eq!(Header::decode(&wire), Err("a frame of unknown kind"));
-        wire = DATA.encode();
-        wire[21] = 2;
-        assert_eq!(Header::decode(&wire), Err("a frame for an unknown buffer"));
+        for at in [21, 22, 23] {
+            wire = DATA.encode();
+            wire[at] = 2;
+            assert_eq!(Header::decode(&wire), Err("a frame for an unknown buffer"), "byte {at}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use super::Here;
-use super::frame::{HEADER, Header, Kind, MARK, MAX_INLINE, MAX_PACKET};
+use super::frame::{HEADER, Header, Kind, MARK, MAX_INLINE, MAX_LANES, MAX_PACKET};
 use super::socket::{self, Piece};
 use crate::fabric::Target;
 use crate::fault::Fault;
@@ -25,9 +25,11 @@ pub(super) struct Inbox {
     lanes: Vec<Lane>,
     /// Signals that came and were not waited for.
     pub(super) signals: u64,
-    /// The packet of the operation.
+    /// A packet, and the operation it is of; 0 where none came yet.
     packet: Box<[u8; MAX_PACKET]>,
-    pub(super) has_packet: bool,
+    packet_of: u64,
+    /// Whether [`Inbox::begin`] has something to do.
+    pub(super) is_early: bool,
     /// The last operation that it took part in, once it has left in order.
     pub(super) left_after: Option<u64>,
 }
@@ -51,6 +53,11 @@ struct Lane {
 }
 
 impl Lane {
+    /// Whether there is anything to look at.
+    fn has_news(&self) -> bool {
+        self.from != self.to || self.body.is_some()
+    }
+
     /// Receives what one call of the system gives.
     ///
     /// # Safety
@@ -122,14 +129,15 @@ impl Inbox {
             lanes: (0..lanes).map(|_| lane()).collect(),
             signals: 0,
             packet: Box::new([0; MAX_PACKET]),
-            has_packet: false,
+            packet_of: 0,
+            is_early: false,
             left_after: None,
         }
     }
 
-    /// Where the packet's bytes are.
-    pub(super) fn packet(&self) -> *const u8 {
-        self.packet.as_ptr()
+    /// Where the bytes of the packet of operation `sequence` are, once it has come.
+    pub(super) fn packet(&self, sequence: u64) -> Option<*const u8> {
+        (self.packet_of == sequence).then_some(self.packet.as_ptr())
     }
 
     /// Whether that connection is worth another look at once.
@@ -146,8 +154,9 @@ impl Inbox {
     ///
     /// # Errors
     /// As [`Inbox::receive`].
+    #[cold]
     pub(super) fn begin(&mut self, here: &Here) -> Result<(), Fault> {
-        self.has_packet = false;
+        self.is_early = false;
         for lane in 0..self.lanes.len() {
             if self.lanes[lane].state == State::Later {
                 self.lanes[lane].state = State::Open;
@@ -204,9 +213,9 @@ impl Inbox {
         }
     }
 
-    /// Looks at what was read ahead of `lane`.
+    /// Looks at what has come on `lane`.
     fn take_in(&mut self, lane: usize, here: &Here) -> Result<(), Fault> {
-        while self.step(lane, here)? {}
+        while self.lanes[lane].has_news() && self.step(lane, here)? {}
         if lane != 0 && self.lanes[0].state == State::Unmarked {
             self.lanes[0].state = State::Open;
             while self.step(0, here)? {}
@@ -236,12 +245,16 @@ impl Inbox {
             return self.unusual(lane, &header, here);
         }
         if matches!(header.kind, Kind::Data | Kind::DataSignal) {
-            let (at, left) = self.place(&header, here)?;
+            let Some((at, left)) = place(&header, here) else {
+                return Err(self.outside(&header, here));
+            };
+            let signal = header.kind == Kind::DataSignal;
             let one = &mut self.lanes[lane];
             one.from += HEADER;
             one.large = left > AHEAD;
-            one.body = Some(Body { at, left, signal: header.kind == Kind::DataSignal });
-            return Ok(true);
+            one.body = Some(Body { at, left, signal });
+            // Whatever is there of it, and all where it is nothing.
+            return Ok(self.fill(lane));
         }
         if lane != 0 {
             return Err(self.broken("a signal or packet on another connection than the first"));
@@ -257,11 +270,11 @@ impl Inbox {
         }
         if header.kind == Kind::Signal {
             self.signals += 1;
-        } else if self.has_packet {
+        } else if self.packet_of == here.sequence {
             return Err(self.broken("a second packet in one operation"));
         } else {
             self.packet[..packet.len()].copy_from_slice(packet);
-            self.has_packet = true;
+            self.packet_of = here.sequence;
         }
         self.lanes[0].from += HEADER + header.bytes as usize;
         Ok(true)
@@ -290,8 +303,8 @@ impl Inbox {
     }
 
     /// Whether all data has landed that the marks speak of.
-    fn landed(&self, lanes: u16, marks: &[u8]) -> Result<bool, Fault> {
-        let marked = (0..u16::BITS as usize).filter(|lane| lanes & (1 << lane) != 0);
+    fn landed(&self, lanes: u64, marks: &[u8]) -> Result<bool, Fault> {
+        let marked = (0..MAX_LANES).filter(|lane| lanes & (1 << lane) != 0);
         for (lane, mark) in marked.zip(marks.chunks_exact(MARK)) {
             let mark = mark.iter().rev().fold(0, |mark, byte| mark << 8 | u64::from(*byte));
             match self.lanes.get(lane) {
@@ -303,18 +316,13 @@ impl Inbox {
         Ok(true)
     }
 
-    /// Where a frame's data goes.
-    fn place(&self, header: &Header, here: &Here) -> Result<(*mut u8, usize), Fault> {
-        let (memory, offset, name) = match header.target {
-            Target::Scratch(offset) => (here.half, offset, "scratch"),
-            Target::Output(offset) => (here.output, offset, "the output"),
+    #[cold]
+    fn outside(&self, header: &Header, here: &Here) -> Fault {
+        let (offset, memory, name) = match header.target {
+            Target::Scratch(offset) => (offset, here.half, "scratch"),
+            Target::Output(offset) => (offset, here.output, "the output"),
         };
-        let end = usize::try_from(header.bytes).ok().and_then(|bytes| offset.checked_add(bytes));
-        match end {
-            Some(end) if end <= memory.bytes => Ok((memory.at.wrapping_add(offset), end - offset)),
-            _ => Err(self
-                .broken(format!("a put of {} bytes at {offset} of {name}, which has {}", header.bytes, memory.bytes))),
-        }
+        self.broken(format!("a put of {} bytes at {offset} of {name}, which has {}", header.bytes, memory.bytes))
     }
 
     /// A frame that is not simply one of this operation: it has to wait, is the last one, or should not be. Whether to go on.
@@ -329,6 +337,7 @@ impl Inbox {
         }
         if sequence > here.sequence {
             self.lanes[lane].state = State::Later;
+            self.is_early = true;
             return Ok(false);
         }
         let ours = match here.sequence - sequence {
@@ -337,6 +346,7 @@ impl Inbox {
                 self.lanes[lane].state = State::Left;
                 if lane == 0 {
                     self.left_after = Some(sequence);
+                    self.is_early = true;
                 }
                 return self.still_here(here).map(|()| true);
             }
@@ -365,4 +375,15 @@ impl Inbox {
     fn broken(&self, what: impl Into<String>) -> Fault {
         Fault::Protocol { rank: self.from, what: what.into() }
     }
+}
+
+/// Where a frame's data goes, if that is inside what it may write to.
+fn place(header: &Header, here: &Here) -> Option<(*mut u8, usize)> {
+    let (memory, offset) = match header.target {
+        Target::Scratch(offset) => (here.half, offset),
+        Target::Output(offset) => (here.output, offset),
+    };
+    let bytes = usize::try_from(header.bytes).ok()?;
+    let end = offset.checked_add(bytes)?;
+    (end <= memory.bytes).then(|| (memory.at.wrapping_add(offset), bytes))
 }

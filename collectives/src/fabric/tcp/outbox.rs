@@ -231,7 +231,7 @@ impl Outbox {
     fn marked(&mut self, here: &Here, kind: Kind, packet_bytes: usize) -> Option<Item> {
         let (first, others) = self.lanes.split_at_mut(1);
         let first = &mut first[0];
-        let mut lanes = 0;
+        let mut lanes = 0_u64;
         let mut at = HEADER;
         for (index, lane) in others.iter_mut().enumerate() {
             if std::mem::take(&mut lane.unmarked) {

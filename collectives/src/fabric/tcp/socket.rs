@@ -93,7 +93,7 @@ impl Scratch {
 
     /// The half that operation `sequence` uses.
     pub(super) fn half(&self, sequence: u64) -> Raw {
-        let skip = if sequence % 2 == 0 { 0 } else { self.stride };
+        let skip = if sequence.is_multiple_of(2) { 0 } else { self.stride };
         // `wrapping_add` needs no promise; the mapping is two strides long.
         Raw { at: self.at.wrapping_add(skip), bytes: self.bytes }
     }

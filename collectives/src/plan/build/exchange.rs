@@ -16,7 +16,7 @@ pub(super) struct Piece {
 /// The pieces of a collective. Where it reduces, a receiver's pieces are as long as its output, and reduced.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    ranks: usize,
+    pub(super) ranks: usize,
     /// By sender and receiver.
     pieces: Vec<Piece>,
     /// Whether all receivers want the same elements of a sender.

@@ -80,11 +80,7 @@ impl Ways {
 
     fn of(&self, from: Rank, to: Rank) -> (Way, Piece) {
         let piece = self.exchange.piece(from, to);
-        (self.ways[from * self.ranks() + to], piece)
-    }
-
-    fn ranks(&self) -> usize {
-        self.ways.len().isqrt()
+        (self.ways[from * self.exchange.ranks + to], piece)
     }
 }
 

@@ -91,7 +91,7 @@ impl Ring<'_> {
         Item { number, chunk: step / hops * self.lanes + lane, hop: step % hops }
     }
 
-    /// The elements that `item` carries from `rank` on, in the longer buffer, and where they are in the shorter one.
+    /// The elements that `item` carries from `rank` on, in the longer buffer.
     fn range(&self, rank: Rank, item: Item) -> Range<usize> {
         let ranks = self.route.blocks.len();
         // Hop 0 starts block b at rank b + 1; the first passing hop starts it at rank b.

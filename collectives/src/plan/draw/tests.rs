@@ -57,8 +57,12 @@ fn a_picture_has_a_box_for_each_step_and_an_arrow_for_each_wait() {
 fn a_wait_stands_behind_what_it_waits_for() {
     let plan = plan(2, 10, Algorithm::OneShot, SHM);
     let times = super::picture::columns(&plan);
-    // copy, signal, wait, reduce: the wait comes after the other's signal in column 1.
     assert_eq!(times, [[0, 1, 2, 3], [0, 1, 2, 3]]);
+    // The root copies, signals two others, and copies to its output; the other two wait, one for the second signal.
+    let layout = Layout::single(3, SHM, 1 << 20);
+    let collective = Collective::Broadcast { root: 0, count: 10 };
+    let plan = build(&collective, Algorithm::OneShot, &layout, 4, &Tuning::default()).unwrap();
+    assert_eq!(super::picture::columns(&plan), [vec![0, 1, 2, 3], vec![2, 3], vec![3, 4]]);
 }
 
 #[test]

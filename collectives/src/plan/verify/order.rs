@@ -36,7 +36,9 @@ pub(in crate::plan) struct Access {
 
 #[derive(Debug)]
 struct Message {
+    /// The clock of the sender, but for its own entry, which is `over`.
     clock: Rc<[u32]>,
+    over: u32,
     depth: usize,
 }
 
@@ -46,7 +48,8 @@ pub(in crate::plan) struct Order {
     ranks: usize,
     /// `clocks[r][q]`: how many steps of `q` are over for all that `r` knows; `clocks[r][r]` is the next step of `r`.
     clocks: Vec<Vec<u32>>,
-    /// The clock of each rank as it was sent last, good until the next wait but for its own entry.
+    /// The clocks as they were sent last: until a rank waits, only its own entry changes.
+    sent_clocks: Vec<Option<Rc<[u32]>>>,
     queues: [Vec<VecDeque<Message>>; 3],
     /// By pair: the steps at which the signals were waited for.
     arrivals: Vec<Vec<u32>>,
@@ -62,6 +65,7 @@ impl Order {
         Self {
             ranks,
             clocks: vec![vec![0; ranks]; ranks],
+            sent_clocks: vec![None; ranks],
             queues: [queues(), queues(), queues()],
             arrivals: vec![Vec::new(); ranks * ranks],
             sent: vec![0; ranks * ranks],
@@ -92,11 +96,10 @@ impl Order {
     /// The current step of `from` tells `to` something.
     pub(in crate::plan) fn send(&mut self, kind: Kind, from: Rank, to: Rank) {
         let pair = self.pair(from, to);
-        let mut clock: Rc<[u32]> = Rc::from(self.clocks[from].as_slice());
-        if let Some(clock) = Rc::get_mut(&mut clock) {
-            clock[from] += 1;
-        }
-        self.queues[kind as usize][pair].push_back(Message { clock, depth: self.depths[from] + 1 });
+        let now = &self.clocks[from];
+        let clock = Rc::clone(self.sent_clocks[from].get_or_insert_with(|| Rc::from(now.as_slice())));
+        let message = Message { clock, over: now[from] + 1, depth: self.depths[from] + 1 };
+        self.queues[kind as usize][pair].push_back(message);
         if kind == Kind::Signal {
             self.sent[pair] += 1;
         }
@@ -109,6 +112,8 @@ impl Order {
         for (mine, theirs) in self.clocks[to].iter_mut().zip(message.clock.iter()) {
             *mine = (*mine).max(*theirs);
         }
+        self.clocks[to][from] = self.clocks[to][from].max(message.over);
+        self.sent_clocks[to] = None;
         if kind == Kind::Signal {
             self.arrivals[pair].push(self.clocks[to][to]);
         }

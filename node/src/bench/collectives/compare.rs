@@ -1,15 +1,16 @@
 //! From measurements to lines: which figures compare, and by how much they differ. Pure.
 //!
 //! Figures compare only within one round and one placement class. A ratio is the fastest peer's time over ours, so that
-//! more is better; a line has the median of its rounds' ratios. A round in which the class's best peer was not measured in
-//! this class does not count: the ratio to a slower one would flatter.
+//! more is better; a line has the median of its rounds' ratios. Nothing may flatter: a round in which the class's best peer
+//! was not measured in this class does not count, and where a peer that is among the best elsewhere was never measured in
+//! this class, there is no ratio at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use swarmloom_collectives::bench::{Op, Record};
 
-use super::super::{median, spread};
+use super::super::spread;
 use super::entrants::{Entrant, Role, Wire};
 
 /// How far apart the two processors are, by the one-way time of a cache line: on a virtual machine that changes.
@@ -28,6 +29,8 @@ const NEAR_NS: f64 = 120.0;
 const FAR_NS: f64 = 150.0;
 /// Above this, something else had one of the processors.
 const DISTURBED_NS: f64 = 400.0;
+/// A peer is among the best where it takes at most so many times the best one's time.
+const AMONG_THE_BEST: f64 = 1.5;
 
 impl Class {
     pub(super) fn name(self) -> &'static str {
@@ -83,6 +86,8 @@ pub(super) struct Line {
     pub(super) ratio: Option<(f64, [f64; 2])>,
     /// Rounds that the ratio is of.
     pub(super) rounds: usize,
+    /// Peers that are among the best of another class and were not measured in this one: then there is no ratio.
+    pub(super) absent: Vec<String>,
     /// The bare program's p50, and its share of ours: 1 where ours is as fast.
     pub(super) floor: Option<(f64, f64)>,
     /// Everybody's median p50 in the class.
@@ -110,57 +115,87 @@ pub(super) fn lines(entrants: &[Entrant], samples: &[Sample]) -> (Vec<Line>, usi
         let key = (entrants[sample.entrant].wire, record.ranks, record.op, record.bytes, class);
         groups.entry(key).or_default().entry(sample.round).or_default().insert(sample.entrant, record);
     }
+    let is_peer = |index: usize| entrants[index].role == Role::Peer;
+    // Of every point, in whatever class.
+    let mut contenders: BTreeMap<_, BTreeSet<usize>> = BTreeMap::new();
+    for ((wire, ranks, op, bytes, _), rounds) in &groups {
+        let times: Vec<(usize, f64)> =
+            present(rounds).filter(|one| is_peer(*one)).map(|one| (one, p50(rounds, one))).collect();
+        let best = times.iter().map(|(_, time)| *time).fold(f64::INFINITY, f64::min);
+        let among = times.into_iter().filter(|(_, time)| *time <= AMONG_THE_BEST * best).map(|(index, _)| index);
+        contenders.entry((*wire, *ranks, *op, *bytes)).or_default().extend(among);
+    }
     let mut lines = Vec::new();
     for (key, rounds) in &groups {
-        for (index, entrant) in entrants.iter().enumerate() {
-            if let Role::Ours { registered } = entrant.role
-                && rounds.values().any(|round| round.contains_key(&index))
-            {
-                let wrong = samples.iter().filter(|one| one.entrant == index && point(&one.record) == point_of(key));
-                let wrong = wrong.map(|one| one.record.wrong).sum();
-                lines.push(line(entrants, *key, rounds, (index, registered), wrong));
+        let (wire, ranks, op, bytes, _) = *key;
+        let here: BTreeSet<usize> = present(rounds).collect();
+        let absent: Vec<usize> = contenders[&(wire, ranks, op, bytes)].difference(&here).copied().collect();
+        for index in here {
+            if let Role::Ours { registered } = entrants[index].role {
+                let is_point = |record: &Record| (record.ranks, record.op, record.bytes) == (ranks, op, bytes);
+                let of_point = samples.iter().filter(|one| one.entrant == index && is_point(&one.record));
+                let wrong = of_point.map(|one| one.record.wrong).sum();
+                lines.push(line(entrants, *key, rounds, (index, registered), (&absent, wrong)));
             }
         }
     }
     (lines, disturbed)
 }
 
-fn point(record: &Record) -> (usize, Op, usize) {
-    (record.ranks, record.op, record.bytes)
+/// Who was measured, each once.
+fn present(rounds: &Rounds<'_>) -> impl Iterator<Item = usize> {
+    rounds.values().flat_map(|round| round.keys().copied()).collect::<BTreeSet<usize>>().into_iter()
 }
 
-fn point_of((_, ranks, op, bytes, _): &Key) -> (usize, Op, usize) {
-    (*ranks, *op, *bytes)
+/// The middle of a figure over the rounds.
+fn of(rounds: &Rounds<'_>, entrant: usize, figure: fn(&Record) -> f64) -> f64 {
+    middle(rounds.values().filter_map(|round| round.get(&entrant)).map(|record| figure(record)).collect())
 }
 
-fn line(entrants: &[Entrant], key: Key, rounds: &Rounds<'_>, (ours, registered): (usize, bool), wrong: u64) -> Line {
-    let (wire, ranks, op, bytes, class) = key;
-    let of = |entrant: usize, figure: fn(&Record) -> f64| -> Vec<f64> {
-        rounds.values().filter_map(|round| round.get(&entrant)).map(|record| figure(record)).collect()
-    };
-    let present: BTreeSet<usize> = rounds.values().flat_map(|round| round.keys().copied()).collect();
-    let is_peer = |index: &usize| entrants[*index].role == Role::Peer;
+fn p50(rounds: &Rounds<'_>, entrant: usize) -> f64 {
+    of(rounds, entrant, |record| record.p50_us)
+}
+
+/// The middle value; of an even number, between the two in the middle: with few rounds the upper one would flatter.
+fn middle(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let half = values.len() / 2;
+    match values.as_slice() {
+        [] => f64::NAN,
+        odd if odd.len() % 2 == 1 => odd[half],
+        even => f64::midpoint(even[half - 1], even[half]),
+    }
+}
+
+/// The best of `who` over all rounds, and in each round where it and ours were measured: the fastest of `who`, and that
+/// over ours.
+fn against(rounds: &Rounds<'_>, ours: usize, who: impl Fn(usize) -> bool) -> (Option<usize>, Vec<(f64, f64)>) {
+    let best = present(rounds).filter(|one| who(*one)).min_by(|a, b| p50(rounds, *a).total_cmp(&p50(rounds, *b)));
+    let pairs = rounds.values().filter_map(|round| {
+        let (mine, _) = (round.get(&ours)?.p50_us, round.get(&best?)?);
+        let times = round.iter().filter(|(index, _)| who(**index)).map(|(_, record)| record.p50_us);
+        let fastest = times.min_by(f64::total_cmp)?;
+        Some((fastest, fastest / mine))
+    });
+    (best, pairs.collect())
+}
+
+fn line(
+    entrants: &[Entrant],
+    (wire, ranks, op, bytes, class): Key,
+    rounds: &Rounds<'_>,
+    (ours, registered): (usize, bool),
+    (absent, wrong): (&[usize], u64),
+) -> Line {
+    let name = |index: usize| entrants[index].name.clone();
+    let (best, pairs) = against(rounds, ours, |index| entrants[index].role == Role::Peer);
+    let ratios: Vec<f64> = pairs.into_iter().map(|(_, ratio)| ratio).collect();
     // Buffers in shared memory are no answer to what takes any buffer.
-    let is_floor = |index: &usize| match entrants[*index].role {
+    let (_, floors) = against(rounds, ours, |index| match entrants[index].role {
         Role::Floor { registered: shared } => registered || !shared,
         _ => false,
-    };
-    let p50 = |index: usize| median(of(index, |record| record.p50_us));
-    let best = present.iter().copied().filter(is_peer).min_by(|a, b| p50(*a).total_cmp(&p50(*b)));
-    let fastest = |round: &BTreeMap<usize, &Record>, which: &dyn Fn(&usize) -> bool| {
-        round.iter().filter(|(index, _)| which(index)).map(|(_, record)| record.p50_us).min_by(f64::total_cmp)
-    };
-    let (mut ratios, mut shares, mut floors) = (Vec::new(), Vec::new(), Vec::new());
-    for round in rounds.values() {
-        let Some(mine) = round.get(&ours).map(|record| record.p50_us) else { continue };
-        if best.is_some_and(|best| round.contains_key(&best)) {
-            ratios.extend(fastest(round, &is_peer).map(|theirs| theirs / mine));
-        }
-        if let Some(floor) = fastest(round, &is_floor) {
-            floors.push(floor);
-            shares.push(floor / mine);
-        }
-    }
+    });
+    let (floor_times, floor_shares): (Vec<f64>, Vec<f64>) = floors.into_iter().unzip();
     Line {
         wire,
         ranks,
@@ -168,15 +203,16 @@ fn line(entrants: &[Entrant], key: Key, rounds: &Rounds<'_>, (ours, registered):
         bytes,
         registered,
         class,
-        p10_us: median(of(ours, |record| record.p10_us)),
-        p50_us: p50(ours),
-        p90_us: median(of(ours, |record| record.p90_us)),
-        one_way_ns: median(of(ours, |record| record.one_way_ns)),
-        best: best.map(|best| (entrants[best].name.clone(), p50(best))),
-        ratio: (!ratios.is_empty()).then(|| (median(ratios.clone()), spread(&ratios))),
+        p10_us: of(rounds, ours, |record| record.p10_us),
+        p50_us: p50(rounds, ours),
+        p90_us: of(rounds, ours, |record| record.p90_us),
+        one_way_ns: of(rounds, ours, |record| record.one_way_ns),
+        best: best.map(|best| (name(best), p50(rounds, best))),
+        ratio: (!ratios.is_empty() && absent.is_empty()).then(|| (middle(ratios.clone()), spread(&ratios))),
         rounds: ratios.len(),
-        floor: (!floors.is_empty()).then(|| (median(floors), median(shares))),
-        everybody: present.iter().map(|index| (entrants[*index].name.clone(), p50(*index))).collect(),
+        absent: absent.iter().map(|index| name(*index)).collect(),
+        floor: (!floor_times.is_empty()).then(|| (middle(floor_times), middle(floor_shares))),
+        everybody: present(rounds).map(|index| (name(index), p50(rounds, index))).collect(),
         wrong,
     }
 }
@@ -253,9 +289,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn ratios_are_of_rounds_and_classes() {
+    fn ratios_are_of_rounds_in_which_the_best_peer_took_part() {
         let samples = [
-            // Near, three rounds; the third lacks the best peer.
             sample(0, 0, 1.0, 70.0),
             sample(0, 2, 2.0, 70.0),
             sample(0, 3, 5.0, 70.0),
@@ -264,30 +299,54 @@ pub(super) mod tests {
             sample(1, 0, 2.0, 70.0),
             sample(1, 2, 3.0, 70.0),
             sample(1, 4, 1.8, 70.0),
+            // Without the best peer.
             sample(2, 0, 1.5, 70.0),
             sample(2, 3, 6.0, 70.0),
-            // Far: another line.
-            sample(1, 0, 10.0, 250.0),
-            sample(1, 3, 5.0, 250.0),
             // Disturbed.
             sample(2, 2, 0.1, 900.0),
         ];
         let (lines, disturbed) = lines(&entrants(), &samples);
-        assert_eq!((lines.len(), disturbed), (2, 1));
+        assert_eq!((lines.len(), disturbed), (1, 1));
         let near = &lines[0];
         assert_eq!((near.class, near.p50_us, near.p90_us, near.one_way_ns), (Class::Near, 1.5, 3.0, 70.0));
-        assert_eq!(near.best, Some(("one".into(), 3.0)));
-        // 2/1 and 3/2; of two the upper is the median.
-        assert_eq!((near.ratio, near.rounds), (Some((2.0, [1.5, 2.0])), 2));
-        // 0.5/1 and 1.8/2; buffers in shared memory do not count.
-        assert_eq!(near.floor, Some((1.8, 0.9)));
+        assert_eq!(near.best, Some(("one".into(), 2.5)));
+        // Between 2/1 and 3/2.
+        assert_eq!((near.ratio, near.rounds), (Some((1.75, [1.5, 2.0])), 2));
+        // Between 0.5/1 and 1.8/2; buffers in shared memory do not count.
+        let (time, share) = near.floor.expect("a floor");
+        assert!((time - 1.15).abs() < 1e-12 && (share - 0.7).abs() < 1e-12, "{time} {share}");
         let names: Vec<&str> = near.everybody.keys().map(String::as_str).collect();
         assert_eq!(names, ["floor", "floor-direct", "one", "other", "shm"]);
-        let far = &lines[1];
+    }
+
+    #[test]
+    fn there_is_no_ratio_where_somebody_is_absent_that_is_among_the_best_elsewhere() {
+        let mut samples = vec![
+            sample(0, 0, 1.0, 70.0),
+            sample(0, 2, 2.0, 70.0),
+            sample(0, 3, 3.5, 70.0),
+            sample(1, 0, 10.0, 250.0),
+            sample(1, 3, 50.0, 250.0),
+        ];
+        let (both, _) = lines(&entrants(), &samples);
+        assert_eq!((both[0].ratio, both[0].absent.len()), (Some((2.0, [2.0, 2.0])), 0));
         assert_eq!(
-            (far.class, far.ratio, &far.best),
-            (Class::Far, Some((0.5, [0.5, 0.5])), &Some(("other".into(), 5.0)))
+            (both[1].class, both[1].ratio, both[1].absent.as_slice()),
+            (Class::Far, None, &["one".to_owned()][..])
         );
+        samples.push(sample(1, 2, 40.0, 250.0));
+        let (both, _) = lines(&entrants(), &samples);
+        assert_eq!((both[1].ratio, both[1].absent.len()), (Some((4.0, [4.0, 4.0])), 0));
+        // Slower than that elsewhere: nobody misses it.
+        samples.truncate(3);
+        samples.extend([sample(1, 0, 10.0, 250.0), sample(1, 2, 20.0, 250.0)]);
+        assert_eq!(lines(&entrants(), &samples).0[1].ratio, Some((2.0, [2.0, 2.0])));
+    }
+
+    #[test]
+    fn the_middle_of_an_even_number_lies_between() {
+        assert_eq!([vec![3.0, 1.0, 2.0], vec![4.0, 1.0], vec![5.0]].map(middle), [2.0, 2.5, 5.0]);
+        assert!(middle(Vec::new()).is_nan());
     }
 
     #[test]
@@ -309,7 +368,7 @@ pub(super) mod tests {
         assert_eq!((lines.len(), disturbed), (1, 0));
         let line = &lines[0];
         assert_eq!((line.class, line.ratio, &line.best, line.floor), (Class::Any, None, &None, None));
-        assert_eq!((line.ranks, line.p50_us), (4, 5.0));
+        assert_eq!((line.ranks, line.p50_us), (4, 4.5));
     }
 
     #[test]

@@ -122,8 +122,9 @@ fn own() -> Vec<Entrant> {
         ("registered", ours(true), Wire::Shm, true),
         ("floor-two-shot", floor(false), Wire::Shm, true),
         ("floor-direct", floor(true), Wire::Shm, true),
-        ("floor-one-shot-nt", floor(false), Wire::Shm, false),
-        ("floor-two-shot-nt", floor(false), Wire::Shm, false),
+        ("floor-one-shot-nt", floor(false), Wire::Shm, true),
+        ("floor-two-shot-nt", floor(false), Wire::Shm, true),
+        // Pays for the largest vectors only.
         ("floor-direct-nt", floor(true), Wire::Shm, false),
         ("tcp", ours(false), Wire::Tcp, true),
         ("floor-tcp", floor(false), Wire::Tcp, true),

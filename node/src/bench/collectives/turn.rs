@@ -114,11 +114,12 @@ impl Desk {
             option("--ranks", &turn.ranks);
             option("--clock", &self.clock.display());
             option("--port", &port);
-            option("--points", &points);
             option("--budget-ms", &budget);
             option("--patience-s", &seconds);
-            if !cpus.is_empty() {
-                option("--cpus", &cpus);
+            for (name, list) in [("--points", &points), ("--cpus", &cpus)] {
+                if !list.is_empty() {
+                    option(name, list);
+                }
             }
             spec(rank, program.clone(), arguments)
         };

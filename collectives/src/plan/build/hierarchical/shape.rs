@@ -73,70 +73,61 @@ impl Shape {
         for (i, ranks) in hosts.iter().enumerate() {
             ranks.iter().for_each(|&rank| host[rank] = i);
         }
-        // The ranks of a host share the parts evenly, whatever their number.
-        let most = hosts.iter().map(Vec::len).max().unwrap_or(1);
-        let handlers = |index: usize| hosts.iter().map(|ranks| ranks[index * ranks.len() / most]).collect::<Vec<_>>();
-        // A part that belongs to `rank` is handled by it, and by those in its place on other hosts.
-        let belonging = |rank: Rank| {
-            let place = hosts[host[rank]].iter().position(|&one| one == rank).unwrap_or(0);
-            let mut handlers: Vec<Rank> = hosts.iter().map(|ranks| ranks[place % ranks.len()]).collect();
-            handlers[host[rank]] = rank;
-            handlers
-        };
-        let mut start = 0;
-        let mut own = |rank: Rank, len: usize| {
-            start += len;
-            (Span::Own(len), start - len, belonging(rank), vec![host[rank]])
-        };
-        let longest = |parts: &[usize]| parts.iter().copied().max().unwrap_or(0);
-        let mut count = 0;
-        let mut blocks = 1;
-        let parts: Vec<Part> = match task.collective {
-            Collective::AllReduce { count: all } | Collective::Reduce { count: all, .. } => {
-                let root = if let Collective::Reduce { root, .. } = task.collective { Some(*root) } else { None };
+        let (reduces, align) = (task.collective.reduces(), task.align());
+        let empty = Self { hosts, host, parts: Vec::new(), reduces, total: 0, blocks: 1, count: 0, align };
+        match task.collective {
+            Collective::AllReduce { count } => {
                 // Two hosts exchange all they have; more of them share the work where it is not small.
-                let large = all.saturating_mul(task.element_bytes) > task.tuning.chunk_bytes;
-                let each = if root.is_none() && hosts.len() > 2 && large { hosts.len() } else { 1 };
-                (count, blocks) = (*all, most * each);
-                let finals = |index: usize| match root {
-                    Some(root) => vec![host[root]],
-                    None if each == 1 => (0..hosts.len()).collect(),
-                    None => vec![index % each],
-                };
-                let part = |index: usize| {
-                    let (span, handlers, finals) = (Span::Block(index), handlers(index / each), finals(index));
-                    Part { span, input: 0, output: 0, handlers, finals, only: root }
-                };
-                (0..blocks).map(part).collect()
+                let large = count.saturating_mul(task.element_bytes) > task.tuning.chunk_bytes;
+                let makers = if empty.hosts.len() > 2 && large { empty.hosts.len() } else { 1 };
+                Some(empty.of_blocks(*count, makers, None))
             }
+            Collective::Reduce { root, count } => Some(empty.of_blocks(*count, 1, Some(*root))),
             Collective::Broadcast { root, count } => {
-                let (handlers, finals) = (belonging(*root), vec![host[*root]]);
-                let span = Span::Own(*count);
-                vec![Part { span, input: 0, output: 0, handlers, finals, only: None }]
+                let part = Part { only: None, ..empty.part_of(*root, *count, 0) };
+                Some(Self { parts: vec![part], total: *count, ..empty })
             }
-            Collective::ReduceScatter { parts } => {
+            Collective::ReduceScatter { parts } | Collective::AllGather { parts } => {
+                let mut start = 0;
                 let part = |(rank, len): (Rank, &usize)| {
-                    let (span, input, handlers, finals) = own(rank, *len);
-                    Part { span, input, output: 0, handlers, finals, only: Some(rank) }
+                    start += len;
+                    let part = empty.part_of(rank, *len, start - len);
+                    // An input of all parts and outputs of one each, or the other way round.
+                    if reduces { part } else { Part { input: 0, output: part.input, only: None, ..part } }
                 };
-                parts.iter().enumerate().map(part).collect()
+                let all: Vec<Part> = parts.iter().enumerate().map(part).collect();
+                Some(Self { parts: all, total: parts.iter().copied().max().unwrap_or(0), ..empty })
             }
-            Collective::AllGather { parts } => {
-                let part = |(rank, len): (Rank, &usize)| {
-                    let (span, output, handlers, finals) = own(rank, *len);
-                    Part { span, input: 0, output, handlers, finals, only: None }
-                };
-                parts.iter().enumerate().map(part).collect()
-            }
-            _ => return None,
+            _ => None,
+        }
+    }
+
+    /// Blocks of as many parts as the largest host has ranks, shared evenly by the ranks of each host. The results are made
+    /// for `root`, or by all hosts, or in turn by one of `makers` hosts.
+    fn of_blocks(self, count: usize, makers: usize, root: Option<Rank>) -> Self {
+        let most = self.hosts.iter().map(Vec::len).max().unwrap_or(1);
+        let blocks = most * makers;
+        let part = |index: usize| {
+            let handler = |ranks: &Vec<Rank>| ranks[index / makers * ranks.len() / most];
+            let finals = match root {
+                Some(root) => vec![self.host[root]],
+                None if makers == 1 => (0..self.hosts.len()).collect(),
+                None => vec![index % makers],
+            };
+            let handlers = self.hosts.iter().map(handler).collect();
+            Part { span: Span::Block(index), input: 0, output: 0, handlers, finals, only: root }
         };
-        let total = match task.collective {
-            Collective::ReduceScatter { parts } | Collective::AllGather { parts } => longest(parts),
-            Collective::Broadcast { count, .. } => *count,
-            _ => count.div_ceil(blocks),
-        };
-        let reduces = task.collective.reduces();
-        Some(Self { hosts, host, parts, reduces, total, blocks, count, align: task.align() })
+        let parts = (0..blocks).map(part).collect();
+        Self { parts, total: count.div_ceil(blocks), blocks, count, ..self }
+    }
+
+    /// A part of `len` elements that belongs to `rank`: that rank handles it, and on other hosts those in its place.
+    fn part_of(&self, rank: Rank, len: usize, input: usize) -> Part {
+        let host = self.host[rank];
+        let place = self.hosts[host].iter().position(|&one| one == rank).unwrap_or(0);
+        let mut handlers: Vec<Rank> = self.hosts.iter().map(|ranks| ranks[place % ranks.len()]).collect();
+        handlers[host] = rank;
+        Part { span: Span::Own(len), input, output: 0, handlers, finals: vec![host], only: Some(rank) }
     }
 
     /// The elements of a part in a round: counted from its beginning in a buffer.

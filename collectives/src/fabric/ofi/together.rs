@@ -1,0 +1,80 @@
+//! Endpoints of one group in one process, which are closed together.
+//!
+//! libfabric's `shm` (and `efa`, which uses it within a host) lets endpoints of one process use each other's memory
+//! without a mapping of their own: one that is closed pulls the ground away from under the others. So whoever goes first
+//! leaves its endpoint to the last. Ranks that are processes, as they mostly are, notice nothing of this.
+
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
+
+use super::endpoint::Endpoint;
+use super::offer::Card;
+
+/// An endpoint that is closed when it is dropped, or when the last of its group in this process is.
+#[derive(Debug)]
+pub(super) struct Together {
+    endpoint: ManuallyDrop<Endpoint>,
+    /// Addresses of all its group, where it has others in this process that it must wait for.
+    group: Option<Vec<u8>>,
+}
+
+/// A group with more than one rank in this process.
+#[derive(Debug)]
+struct Group {
+    name: Vec<u8>,
+    living: usize,
+    dead: Vec<Endpoint>,
+}
+
+static GROUPS: Mutex<Vec<Group>> = Mutex::new(Vec::new());
+
+impl Together {
+    /// Before any address of `cards` is made known to the endpoint.
+    pub(super) fn new(endpoint: Endpoint, cards: &[Card]) -> Self {
+        let process = std::process::id();
+        let several = cards.iter().filter(|card| card.process == process).count() > 1;
+        let depends = ["shm", "efa"].iter().any(|name| endpoint.limits().provider.starts_with(name));
+        let group: Option<Vec<u8>> =
+            (several && depends).then(|| cards.iter().flat_map(|card| card.address.clone()).collect());
+        if let Some(name) = &group {
+            let mut groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
+            match groups.iter_mut().find(|group| group.name == *name) {
+                Some(group) => group.living += 1,
+                None => groups.push(Group { name: name.clone(), living: 1, dead: Vec::new() }),
+            }
+        }
+        Self { endpoint: ManuallyDrop::new(endpoint), group }
+    }
+}
+
+impl Deref for Together {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+impl DerefMut for Together {
+    fn deref_mut(&mut self) -> &mut Endpoint {
+        &mut self.endpoint
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        // SAFETY: taken once, and not used afterwards.
+        let endpoint = unsafe { ManuallyDrop::take(&mut self.endpoint) };
+        let Some(name) = &self.group else { return };
+        let mut groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(place) = groups.iter().position(|group| group.name == *name) else { return };
+        let group = &mut groups[place];
+        group.living -= 1;
+        group.dead.push(endpoint);
+        let all = (group.living == 0).then(|| groups.swap_remove(place));
+        // Closing takes its time; others need not wait for it.
+        drop(groups);
+        drop(all);
+    }
+}
