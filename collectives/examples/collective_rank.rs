@@ -103,7 +103,8 @@ fn parse<'a>(name: &str, value: &dyn Fn(&str) -> Option<&'a str>) -> Result<Prog
         config.selector.forced = Some(known.ok_or_else(|| format!("{name:?} is no algorithm"))?);
     }
     if let Some((output, scratch)) = value("--streaming").and_then(|text| text.split_once(',')) {
-        config.streaming = Some(Streaming { output_from: output.parse()?, scratch_from: scratch.parse()? });
+        config.streaming =
+            Some(Streaming { output_from: output.parse()?, scratch_from: scratch.parse()?, wander: false });
     }
     if let Some(bytes) = value("--scratch") {
         config.scratch_bytes = bytes.parse()?;

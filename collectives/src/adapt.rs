@@ -1,9 +1,9 @@
 //! Which of several ways of doing the same operation is the fastest here and now.
 //!
-//! Whether stores should pass the cache by depends on how far apart the cores are that the ranks run on, by factors of four
-//! and more, and on virtual machines that changes while a program runs. So it is tried: every way a few times, the fastest
-//! one for a while, then all again. The schedule follows from the number of operations alone, so that ranks that make the
-//! same calls try the same ways at the same time; what they conclude is their own matter, since all ways give the same bits.
+//! Whether stores should pass the cache by, and whether scratch should be used again at once or much later, depends on how
+//! far apart the cores are that the ranks run on, by factors of four and more, and on virtual machines that changes while a
+//! program runs. So it is tried: every way a few times, the fastest one for a while, then all again. The schedule follows
+//! from the number of operations and from times that the ranks have agreed on, so all ranks go the same way.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub struct Trials {
 }
 
 /// Trials may take this part of the time at most: one in so many.
-const SHARE: u32 = 32;
+const SHARE: f64 = 32.0;
 /// After a round of trials, at least and at most so many operations go the best way.
 const REST: (usize, usize) = (64, 100_000);
 
@@ -50,18 +50,31 @@ impl Trials {
             self.fastest[way] = self.fastest[way].min(took);
         }
         self.done += 1;
-        let trials = ways * self.tries;
-        if ways > 1 && self.done == trials {
-            self.best = (0..ways).min_by_key(|way| self.fastest[*way]).unwrap_or(0);
-            let best = self.fastest[self.best].max(Duration::from_nanos(1));
-            let spent: Duration = self.fastest.iter().map(|time| time.saturating_mul(self.tries as u32)).sum();
-            let rest = spent.saturating_mul(SHARE).as_nanos() / best.as_nanos();
-            self.rest = usize::try_from(rest).unwrap_or(usize::MAX).clamp(REST.0, REST.1);
-        }
-        if ways > 1 && self.done >= trials + self.rest {
+        if ways > 1 && self.done >= ways * self.tries + self.rest && self.is_decided() {
             self.fastest.fill(Duration::MAX);
             self.done = 0;
+            self.rest = 0;
         }
+    }
+
+    /// This rank's times in seconds, by way, once all have been tried and before [`Trials::decide`].
+    pub fn undecided(&self) -> Option<Vec<f64>> {
+        let over = self.fastest.len() > 1 && self.done == self.fastest.len() * self.tries && !self.is_decided();
+        over.then(|| self.fastest.iter().map(Duration::as_secs_f64).collect())
+    }
+
+    /// Decides by the times of the slowest rank, in seconds, by way: the same on every rank.
+    pub fn decide(&mut self, slowest: &[f64]) {
+        let least = |(_, one): &(usize, &f64), (_, other): &(usize, &f64)| one.total_cmp(other);
+        let Some((best, time)) = slowest.iter().enumerate().min_by(least) else { return };
+        self.best = best.min(self.fastest.len() - 1);
+        let spent: f64 = slowest.iter().map(|time| time * self.tries as f64).sum();
+        // Saturates; what is no number becomes the least.
+        self.rest = ((spent * SHARE / time.max(1e-9)) as usize).clamp(REST.0, REST.1);
+    }
+
+    fn is_decided(&self) -> bool {
+        self.rest > 0
     }
 }
 
@@ -76,6 +89,9 @@ mod tests {
             let (way, wanted) = trials.next();
             taken[way] += 1;
             trials.record(wanted.then(|| Duration::from_nanos(time(way))));
+            if let Some(times) = trials.undecided() {
+                trials.decide(&times);
+            }
         }
         taken
     }
@@ -101,6 +117,18 @@ mod tests {
             [200, 100][way] + if late.get() % 2 == 0 { 50_000 } else { 0 }
         });
         assert_eq!(trials.next(), (1, false));
+    }
+
+    #[test]
+    fn the_slowest_rank_decides() {
+        let mut trials = Trials::new(2, 1);
+        for way in 0..2 {
+            assert_eq!((trials.next(), trials.undecided()), ((way, true), None));
+            trials.record(Some(Duration::from_micros(10 - way as u64)));
+        }
+        assert_eq!(trials.undecided(), Some(vec![1e-5, 9e-6]));
+        trials.decide(&[1e-5, 1.5e-5]);
+        assert_eq!((trials.next(), trials.undecided()), ((0, false), None));
     }
 
     #[test]

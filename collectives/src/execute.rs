@@ -50,6 +50,8 @@ pub struct Streaming {
     pub output_from: usize,
     /// Scratch, in collectives of at least so many bytes.
     pub scratch_from: usize,
+    /// Whether each operation uses another part of the scratch than the one before: see [`Fabric::use_scratch`].
+    pub wander: bool,
 }
 
 /// Smaller operations stay in the cache in any case.
@@ -61,19 +63,19 @@ const BEYOND_CACHE: usize = 4 << 20;
 
 impl Streaming {
     /// Never.
-    pub const NEVER: Self = Self { output_from: usize::MAX, scratch_from: usize::MAX };
+    pub const NEVER: Self = Self { output_from: usize::MAX, scratch_from: usize::MAX, wander: false };
 
-    /// The ways that may be the fastest for an operation of so many bytes. Where scratch is not shared, only outputs that
-    /// fill the cache are worth it.
+    /// The ways that may be the fastest for an operation of so many bytes: a function of what all ranks know.
     pub fn worth_trying(bytes: usize, layout: &Layout) -> Vec<Self> {
-        let output = Self { output_from: 0, scratch_from: usize::MAX };
-        let both = Self { output_from: 0, scratch_from: 0 };
+        let output = Self { output_from: 0, ..Self::NEVER };
+        let both = Self { scratch_from: 0, ..output };
+        let wander = Self { wander: true, ..Self::NEVER };
         match layout.near.load_scratch {
             _ if bytes < WORTH_TRYING => vec![Self::NEVER],
             true if layout.near.reduce_user && bytes < DIRECT_WORTH_TRYING => vec![Self::NEVER],
             true if layout.near.reduce_user => vec![output, Self::NEVER],
-            true if bytes >= BEYOND_CACHE => vec![both, output],
-            true => vec![both, Self::NEVER, Self { output_from: usize::MAX, scratch_from: 0 }, output],
+            true if bytes >= BEYOND_CACHE => vec![both, Self { wander: true, ..output }],
+            true => vec![both, Self::NEVER, wander, Self { wander: true, ..both }],
             false => vec![Self::NEVER],
         }
     }
@@ -86,6 +88,7 @@ pub struct Program {
     rank: Rank,
     acts: Vec<Act>,
     tag: u32,
+    wander: bool,
     /// Whose scratch is read directly.
     loads: Vec<Rank>,
     bases: Vec<*mut u8>,
@@ -166,7 +169,7 @@ impl Program {
         let acts = acts.collect();
         let bases = vec![std::ptr::null_mut(); OWN + EACH * plan.ranks()];
         let tag = tag(&plan);
-        Self { plan, rank, acts, tag, loads, bases }
+        Self { plan, rank, acts, tag, wander: streaming.wander, loads, bases }
     }
 
     /// The collective and its algorithm, hashed: ranks of one operation have to agree on it.
@@ -194,6 +197,7 @@ impl Program {
         reducer: &Reducer,
         patience: &mut Patience<'_>,
     ) -> Result<(), (usize, Fault)> {
+        fabric.use_scratch(self.plan.scratch * self.plan.element_bytes, self.wander);
         // SAFETY: the caller's promise.
         unsafe { fabric.begin(entry, patience) }.map_err(|fault| (0, fault))?;
         self.bases[INPUT] = entry.input.at;

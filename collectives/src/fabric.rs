@@ -6,7 +6,7 @@
 //! # Memory
 //!
 //! Every rank has one scratch area that others can write. It has two halves; operation `s` (counted from 1) uses half
-//! `s % 2`, and offsets count from the start of the half. A rank in operation `s` may write to a peer that is still in
+//! `s % 2`, and offsets count from the start of what it uses there. A rank in operation `s` may write to a peer that is still in
 //! `s - 1`; it never writes to one that is in `s - 2`, because [`Fabric::begin`] of `s` waits, where it must, until every
 //! peer has ended `s - 2`. So a slow reader never sees its data overwritten, and no barrier is needed between operations.
 //!
@@ -110,6 +110,13 @@ pub trait Fabric: Send + Debug {
 
     /// The half that the current operation uses.
     fn scratch(&self) -> Raw;
+
+    /// Says how many bytes of its half the next operation uses, and whether it is to use others than the operation before:
+    /// the same on every rank. A line that was used a while ago has fallen out of the other core's cache, and on some
+    /// machines to write it again costs half as much; on others it is the other way round.
+    fn use_scratch(&mut self, bytes: usize, wander: bool) {
+        let _ = (bytes, wander);
+    }
 
     /// Begins an operation. Waits until its half of everybody's scratch is free.
     ///

@@ -19,7 +19,7 @@ use crate::fabric::region::{Region, Regions};
 use crate::fabric::{Entry, Fabric, Raw};
 use crate::fault::Fault;
 use crate::patience::{Abort, Ladder, Patience};
-use crate::plan::{Algorithm, Collective, Layout, Rank};
+use crate::plan::{Collective, Layout, Rank};
 use crate::select::Selector;
 use crate::setup;
 
@@ -114,7 +114,6 @@ struct Key {
     collective: Collective,
     element_bytes: usize,
     registered: bool,
-    forced: Option<Algorithm>,
 }
 
 /// Bytes of operations that fill the caches by themselves.
@@ -425,6 +424,9 @@ impl Group {
         match unsafe { program.run(self.fabric.as_mut(), &entry, &reducer, &mut patience) } {
             Ok(()) => {
                 prepared.trials.record(began.map(|began| began.elapsed()));
+                if let Some(times) = prepared.trials.undecided() {
+                    self.decide(at, &times);
+                }
                 Ok(())
             }
             Err((step, fault)) => {
@@ -464,12 +466,27 @@ impl Group {
             streaming.into_iter().map(|one| Program::compile(plan.clone(), self.rank, one)).collect();
         let last = (dtype, op, Reducer::new(dtype, op), tag(&ways[0], dtype, op));
         let prepared = Prepared { trials: Trials::new(ways.len(), tries), ways, input_bytes, output_bytes, last };
-        let key = Key { collective: collective.clone(), element_bytes, registered, forced: None };
+        let key = Key { collective: collective.clone(), element_bytes, registered };
         if self.programs.0.len() == MAX_PROGRAMS {
             self.programs.0.pop();
         }
         self.programs.0.insert(0, (key, prepared));
         Ok(0)
+    }
+
+    /// Agrees with the others on the fastest way. The caller's operation is done: a failure shows in the next one.
+    #[cold]
+    fn decide(&mut self, at: usize, times: &[f64]) {
+        let key = self.programs.0[at].0.clone();
+        let mut slowest = vec![0.0; times.len()];
+        if let Err(error) = self.all_reduce(times, &mut slowest, ReduceOp::Max) {
+            tracing::warn!(%error, "ranks could not agree on how to store");
+            return;
+        }
+        // The agreement may have moved it.
+        if let Some((_, prepared)) = self.programs.0.iter_mut().find(|(other, _)| *other == key) {
+            prepared.trials.decide(&slowest);
+        }
     }
 
     #[cold]

@@ -158,7 +158,8 @@ const TILE: usize = 8;
 
 /// Sources that are summed at a time. The processor follows only so many streams; more are read a block at a time, by
 /// turns, with the sums in the nearest cache.
-const GROUP: usize = 2;
+const GROUP: usize = 16;
+const AHEAD: usize = 2048;
 
 /// The mean of block `i` of all sources.
 #[inline(always)]
@@ -240,6 +241,9 @@ fn sum_block<S: Simd, C: Code<BYTES>, const BYTES: usize, const EXACT: bool>(
 /// The codes of a tile.
 #[inline(always)]
 fn tile<'a, const BYTES: usize>(source: &Quantised<'a>, at: usize) -> &'a [[u8; BYTES]] {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: x
+    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(source.codes.as_ptr().wrapping_add(at + AHEAD).cast()) };
     source.codes[at..at + TILE * BYTES].as_chunks().0
 }
 

@@ -15,7 +15,6 @@ use super::{BenchError, RankArgs};
 use crate::memory::{self, Shared};
 
 const BIG: usize = 64 << 20;
-const REPEATS: usize = 11;
 
 /// Measures all of them with two ranks.
 pub(super) fn run(args: &RankArgs, clock: &mut Clock, say: &mut dyn FnMut(&Said)) -> Result<(), BenchError> {
@@ -23,14 +22,15 @@ pub(super) fn run(args: &RankArgs, clock: &mut Clock, say: &mut dyn FnMut(&Said)
         let point = Point { op: Op::AllReduce, bytes: BIG };
         return Err(BenchError::Unfit { what: "the program of limits", ranks: clock.ranks(), point });
     }
+    let quick = args.budget.as_millis() < 30;
     let mut bench = Limits { clock, say };
     bench.clock_call()?;
     bench.cache_line()?;
-    bench.bandwidth()?;
+    bench.bandwidth(if quick { 4 } else { 11 })?;
     for bytes in [16 << 10, 256 << 10, 1 << 20, 16 << 20] {
         bench.transfer(bytes)?;
     }
-    bench.sockets(args.budget.as_millis() < 100)
+    bench.sockets(quick)
 }
 
 struct Limits<'a> {
@@ -72,7 +72,7 @@ impl Limits<'_> {
     }
 
     /// GB/s of result bytes: a copy moves twice, a sum three times that over the memory bus.
-    fn bandwidth(&mut self) -> Result<(), BenchError> {
+    fn bandwidth(&mut self, repeats: usize) -> Result<(), BenchError> {
         let [to, one, other] = [Buffer::new(BIG)?, Buffer::new(BIG)?, Buffer::new(BIG)?];
         let reducer = Reducer::new(Dtype::F32, ReduceOp::Sum);
         for (sums, stores, name) in [
@@ -82,7 +82,7 @@ impl Limits<'_> {
             (true, Stores::Streaming, "sum 64 MiB, past the cache"),
         ] {
             for cores in [1, 2] {
-                for repeat in 0..REPEATS {
+                for repeat in 0..repeats {
                     self.clock.barrier()?;
                     let start = now();
                     if self.clock.rank() < cores {
@@ -100,7 +100,7 @@ impl Limits<'_> {
                 }
                 self.clock.barrier()?;
                 let rate = |time: i64| (cores * BIG) as f64 / time as f64;
-                let values = self.clock.times(REPEATS).into_iter().map(rate).collect();
+                let values = self.clock.times(repeats).into_iter().map(rate).collect();
                 let plural = if cores == 1 { "core" } else { "cores" };
                 self.report(&format!("{name}, {cores} {plural}"), "GB/s", values)?;
             }

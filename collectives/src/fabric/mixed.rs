@@ -77,6 +77,10 @@ impl Fabric for MixedFabric {
         self.near.scratch_bytes().min(self.far.scratch_bytes())
     }
 
+    fn use_scratch(&mut self, bytes: usize, wander: bool) {
+        self.near.use_scratch(bytes, wander);
+    }
+
     fn scratch(&self) -> Raw {
         self.near.scratch()
     }

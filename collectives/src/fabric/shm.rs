@@ -143,12 +143,29 @@ pub struct ShmFabric {
     entry: Entry,
     single_copy: bool,
     located: Option<Located>,
+    /// Bytes of its half that the next operation uses.
+    used: usize,
+    /// Where in its half the current operation begins.
+    shift: usize,
 }
 
 fn segment_bytes(ranks: usize, half: usize) -> Option<usize> {
     let lines = ranks.checked_mul(size_of::<Lines>())?.checked_next_multiple_of(PAGE)?;
     half.checked_mul(2)?.checked_add(lines)?.checked_add(size_of::<Head>().next_multiple_of(PAGE))
 }
+
+/// Where in its half an operation begins that uses so many bytes: each one after the one before, around and around. One
+/// that uses it all begins at the start.
+#[inline]
+fn shift(half: usize, used: usize, sequence: u64) -> usize {
+    // Neighbouring lines are fetched in pairs: none is shared between two operations.
+    let step = used.min(half).next_multiple_of(PAIR).max(PAIR);
+    let slots = half / step;
+    if slots < 2 { 0 } else { (sequence / 2) as usize % slots * step }
+}
+
+/// Two cache lines.
+const PAIR: usize = 128;
 
 fn lines_at(segment: Raw, sender: Rank) -> *mut Lines {
     // SAFETY: every segment is made with a block of lines for each rank after its head.
@@ -221,7 +238,18 @@ impl Offer {
         }
         let entry = Entry { sequence: 0, tag: 0, input: Raw::EMPTY, output: Raw::EMPTY };
         let (segment, regions, half) = (self.segment, self.regions, self.half);
-        let mut fabric = ShmFabric { rank, segment, regions, peers, half, entry, single_copy: false, located: None };
+        let mut fabric = ShmFabric {
+            rank,
+            segment,
+            regions,
+            peers,
+            half,
+            entry,
+            single_copy: false,
+            located: None,
+            used: usize::MAX,
+            shift: 0,
+        };
         fabric.single_copy = fabric.can_copy_from_all();
         fabric.regions.publish(fabric.head_regions());
         Ok(fabric)
@@ -266,9 +294,9 @@ impl ShmFabric {
     }
 
     fn half_of(&self, segment: Raw) -> Raw {
-        let at = segment.bytes - (2 - self.parity()) * self.half;
-        // SAFETY: a segment ends with two halves.
-        Raw { at: unsafe { segment.at.add(at) }, bytes: self.half }
+        let at = segment.bytes - (2 - self.parity()) * self.half + self.shift;
+        // SAFETY: a segment ends with two halves, and the shift is less than one.
+        Raw { at: unsafe { segment.at.add(at) }, bytes: self.half - self.shift }
     }
 
     /// Whether the peer is in the same operation and calls it something else.
@@ -435,6 +463,11 @@ impl Fabric for ShmFabric {
     }
 
     #[inline]
+    fn use_scratch(&mut self, bytes: usize, wander: bool) {
+        self.used = if wander { bytes } else { usize::MAX };
+    }
+
+    #[inline]
     fn scratch(&self) -> Raw {
         self.half_of(self.segment.raw())
     }
@@ -442,6 +475,7 @@ impl Fabric for ShmFabric {
     #[inline]
     unsafe fn begin(&mut self, entry: &Entry, patience: &mut Patience<'_>) -> Result<(), Fault> {
         self.entry = *entry;
+        self.shift = shift(self.half, self.used, entry.sequence);
         let word = (entry.sequence & u64::from(u32::MAX)) | u64::from(entry.tag) << 32;
         self.head().begun.store(word, Ordering::Relaxed);
         for peer in 0..self.peers.len() {

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use swarmloom_kernels::reduce::reduce_slices;
 
 use super::*;
-use crate::plan::build;
+use crate::plan::{Algorithm, build};
 
 /// Runs `body` on every rank of a group over the loopback; what each returned.
 pub(crate) fn with_group<R: Send>(ranks: usize, config: &GroupConfig, body: impl Fn(Group) -> R + Sync) -> Vec<R> {

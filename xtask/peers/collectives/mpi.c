@@ -18,6 +18,7 @@ static int run(enum op op, float *in, float *out, int64_t count, int rank, int n
 
 int main(int argc, char **argv) {
     int rank, n;
+    sc_deadline();
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &n);

@@ -1,14 +1,15 @@
 /* Start line, clock and result pool of the ranks of one measured program, in a file that all of them map. All peers
  * use it, and collectives/src/bench/clock.rs is its twin for our own programs.
  *
+ *   sc_deadline end this process after BENCH_DEADLINE_S seconds
  *   sc_open     map the file that BENCH_SHM names (empty at first)
  *   sc_barrier  spinning barrier between the ranks; does not belong to the library under test
  *   sc_now      CLOCK_MONOTONIC in ns, the same in all processes of a host
  *   sc_one_way  time of a cache line between ranks 0 and 1
  *   sc_summary  for each operation the largest of the ranks' (end - start), then percentiles
  *
- * Environment: BENCH_SHM, BENCH_CPUS ("0,1": processors by rank, empty: nothing is pinned), BENCH_SPINS,
- * BENCH_DEADLINE_S (a rank ends itself after so many seconds, whatever its library does). */
+ * Environment: BENCH_SHM, BENCH_CPUS ("0,1": processors by rank, empty: nothing is pinned), BENCH_SPINS (looks before a
+ * wait gives the processor away), BENCH_DEADLINE_S. */
 #ifndef SHMCLOCK_H
 #define SHMCLOCK_H
 #ifndef _GNU_SOURCE
@@ -54,10 +55,15 @@ static inline int64_t sc_now(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+/* First of all: whatever a library does, this process ends. */
+static void sc_deadline(void) {
+    const char *seconds = getenv("BENCH_DEADLINE_S");
+    if (seconds) alarm((unsigned)atoi(seconds));
+}
+
 static int sc_open(int rank, int size) {
-    const char *path = getenv("BENCH_SHM"), *deadline = getenv("BENCH_DEADLINE_S"), *spins = getenv("BENCH_SPINS");
+    const char *path = getenv("BENCH_SHM"), *spins = getenv("BENCH_SPINS");
     if (!path || size > SC_MAX_RANKS) { fprintf(stderr, "BENCH_SHM is not set, or there are too many ranks\n"); return -1; }
-    if (deadline) alarm((unsigned)atoi(deadline));
     int fd = open(path, O_RDWR);
     if (fd < 0) { perror(path); return -1; }
     if (ftruncate(fd, sizeof(struct sc_shared))) { perror("ftruncate"); return -1; }

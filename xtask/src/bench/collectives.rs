@@ -152,6 +152,13 @@ pub(super) fn set_up(workspace: &Workspace, folder: &Path) -> Result<()> {
             }
         }
     }
+    if has_unguarded(workspace)? {
+        let what = "building ours without what guards it";
+        match process::timed(what, || unguarded(workspace, folder)) {
+            Ok(made) => peers.push(made),
+            Err(error) => missing.push(json!({ "family": "ours without guards", "why": format!("{error:#}") })),
+        }
+    }
     let text = serde_json::to_string_pretty(&json!({ "peers": peers, "missing": missing }))?;
     fs::write(folder.join("peers.json"), text).context("peers.json")
 }
@@ -173,6 +180,32 @@ fn make(workspace: &Workspace, folder: &Path, family: &Family) -> Result<Vec<Val
         json!({ "name": name, "family": family.name, "transport": transport, "quick": quick, "settings": way.settings })
     };
     Ok(family.ways.iter().map(describe).collect())
+}
+
+/// The crate whose waits can be built without guards, and the feature that does it.
+const OURS: &str = "swarmloom-collectives";
+const UNGUARDED: &str = "unguarded";
+
+fn has_unguarded(workspace: &Workspace) -> Result<bool> {
+    let text = process::output(workspace.cargo(&["metadata", "--no-deps", "--format-version", "1"]))?;
+    let metadata: Value = serde_json::from_str(&text)?;
+    let mut packages = metadata["packages"].as_array().into_iter().flatten();
+    Ok(packages.any(|package| package["name"] == OURS && package["features"].get(UNGUARDED).is_some()))
+}
+
+/// Ours without deadlines, abort words and epochs, in a target folder of its own: what those cost is the difference.
+fn unguarded(workspace: &Workspace, folder: &Path) -> Result<Value> {
+    let (target, name) = (workspace.target_dir()?.join(UNGUARDED), "shm-unguarded");
+    let example = ["--example", "collective_rank", "--features", UNGUARDED, "--target-dir"];
+    let mut cargo = workspace.cargo(&["build", "--release", "--package", OURS]);
+    cargo.args(example).arg(&target);
+    process::run_keeping_errors(cargo).map_err(|(error, _)| error)?;
+    let program = quoted(&target.join("release/examples/collective_rank"));
+    let script = format!(
+        "exec {program} shm --name {name} --ranks \"$BENCH_RANKS\" --points \"$BENCH_GRID\" --budget-ms \"$BENCH_BUDGET_MS\""
+    );
+    write_starter(&folder.join(name), &script)?;
+    Ok(json!({ "name": name, "family": "swarmloom", "transport": "shm", "quick": true, "unguarded": true }))
 }
 
 /// The command that compiles a library's program.

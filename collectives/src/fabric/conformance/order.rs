@@ -148,7 +148,8 @@ pub(super) fn slow_reader(make: Make<'_>) {
     });
 }
 
-/// Rank 0 may run ahead, but what it puts two operations on does not touch what rank 1 still reads.
+/// Rank 0 may run ahead, but what it puts two operations on does not touch what rank 1 still reads: where it could, it does
+/// not begin that operation.
 pub(super) fn run_ahead(make: Make<'_>) {
     const ROUNDS: u64 = 6;
     let begun = AtomicU64::new(0);
@@ -173,7 +174,6 @@ pub(super) fn run_ahead(make: Make<'_>) {
                         break;
                     }
                 }
-                // It may not even begin that operation where it could write at once.
                 Ok(op.scratch(0, 5000))
             });
             assert!(got.unwrap() == bytes_of(0, 1, round, 0, 5000), "round {round}");

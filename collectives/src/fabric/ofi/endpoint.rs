@@ -46,6 +46,8 @@ pub(super) struct Flight {
 /// Bytes of a message with the longest packet.
 const SLOT: usize = HEAD + PACKET_BYTES;
 const CONTEXT: usize = size_of::<FiContext2>();
+/// Bits of a key that tell the regions of an epoch apart: keys of 32 bits suit every provider.
+const KEY_BITS: u32 = 20;
 /// Completions that are taken at a time.
 const BATCH: usize = 16;
 /// Addresses are short; the longest is that of an IPv6 socket or a name.
@@ -426,9 +428,10 @@ impl Endpoint {
     }
 
     fn register(&mut self, memory: Raw, access: u64) -> Result<Handle<FidMr>, Fault> {
-        // Where keys are ours to choose, they differ between epochs and regions.
-        let key = (self.epoch & 0x3FFF) << 16 | self.keys & 0xFFFF;
-        self.keys += 1;
+        // Where keys are ours to choose, they differ between epochs and regions. The first two stay; of the rest there are
+        // never so many at a time that one could come twice.
+        let key = (self.epoch & 0xFFF) << KEY_BITS | self.keys;
+        self.keys = if self.keys + 1 < 1 << KEY_BITS { self.keys + 1 } else { 2 };
         let mut region = None;
         // SAFETY: an open domain; the memory is there, says whoever gives it, until the region is closed.
         let result = unsafe {
@@ -466,7 +469,9 @@ impl Endpoint {
         let region = if within(whole.at as usize, whole.bytes) {
             &self.scratch_region
         } else {
-            let known = self.sources.iter().position(|source| source.lasts && within(source.at, source.bytes));
+            // What another peer's puts come from may be forgotten before this one has left.
+            let known = |source: &Source| (source.lasts || source.peer == peer) && within(source.at, source.bytes);
+            let known = self.sources.iter().position(known);
             let known = match known {
                 Some(known) => known,
                 None => {

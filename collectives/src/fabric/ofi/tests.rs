@@ -89,11 +89,6 @@ fn tcp_conforms() {
 }
 
 #[test]
-fn tcp_conforms_with_narrow_data() {
-    conforms("tcp;ofi_rxm", NARROW);
-}
-
-#[test]
 fn tcp_conforms_without_data() {
     conforms("tcp;ofi_rxm", BARE);
 }
@@ -106,11 +101,6 @@ fn shm_conforms() {
 #[test]
 fn shm_conforms_with_narrow_data() {
     conforms("shm", NARROW);
-}
-
-#[test]
-fn shm_conforms_without_data() {
-    conforms("shm", BARE);
 }
 
 #[test]

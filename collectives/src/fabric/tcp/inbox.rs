@@ -17,6 +17,8 @@ use crate::plan::Rank;
 const AHEAD: usize = 20 << 10;
 /// Bytes read ahead behind or before a large body: headers and little else, as all else would have to be copied.
 const TAIL: usize = 512;
+/// Bytes that all connections but the first read ahead: they carry large bodies only.
+const LITTLE: usize = 2 * (HEADER + MAX_INLINE);
 
 /// The receiving side of all connections from one peer.
 #[derive(Debug)]
@@ -38,7 +40,7 @@ pub(super) struct Inbox {
 #[derive(Debug)]
 struct Lane {
     /// Received and not looked at: `from..to`.
-    ahead: Box<[u8; AHEAD]>,
+    ahead: Box<[u8]>,
     from: usize,
     to: usize,
     /// Data that is coming in.
@@ -66,12 +68,12 @@ impl Lane {
         let Some(body) = &mut self.body else {
             if self.from == self.to {
                 (self.from, self.to) = (0, 0);
-            } else if AHEAD - self.to < HEADER + MAX_INLINE {
+            } else if self.ahead.len() - self.to < HEADER + MAX_INLINE {
                 self.ahead.copy_within(self.from..self.to, 0);
                 (self.from, self.to) = (0, self.to - self.from);
             }
-            let until = if self.large { self.to.max(TAIL) } else { AHEAD };
-            let room = if until > self.to { &mut self.ahead[self.to..until] } else { &mut self.ahead[self.to..] };
+            let until = if self.large && self.to < TAIL { TAIL } else { self.ahead.len() };
+            let room = &mut self.ahead[self.to..until];
             let (got, _) = recv(stream, room, RecvFlags::DONTWAIT)?;
             self.to += got;
             return Ok(got);
@@ -114,8 +116,8 @@ enum State {
 
 impl Inbox {
     pub(super) fn new(from: Rank, lanes: usize) -> Self {
-        let lane = || Lane {
-            ahead: Box::new([0; AHEAD]),
+        let lane = |lane| Lane {
+            ahead: vec![0; if lane == 0 { AHEAD } else { LITTLE }].into(),
             from: 0,
             to: 0,
             body: None,
@@ -126,7 +128,7 @@ impl Inbox {
         };
         Self {
             from,
-            lanes: (0..lanes).map(|_| lane()).collect(),
+            lanes: (0..lanes).map(lane).collect(),
             signals: 0,
             packet: Box::new([0; MAX_PACKET]),
             packet_of: 0,
@@ -140,9 +142,9 @@ impl Inbox {
         (self.packet_of == sequence).then_some(self.packet.as_ptr())
     }
 
-    /// Whether that connection is worth another look at once.
+    /// Whether that connection is worth another look at once: something came at the last, or a signal waits for it.
     pub(super) fn is_warm(&self, lane: usize) -> bool {
-        self.lanes[lane].warm
+        self.lanes[lane].warm || self.lanes[0].state == State::Unmarked
     }
 
     /// Whether there may be something to take in from that connection.
@@ -251,7 +253,7 @@ impl Inbox {
             let signal = header.kind == Kind::DataSignal;
             let one = &mut self.lanes[lane];
             one.from += HEADER;
-            one.large = left > AHEAD;
+            one.large = left > one.ahead.len();
             one.body = Some(Body { at, left, signal });
             // Whatever is there of it, and all where it is nothing.
             return Ok(self.fill(lane));

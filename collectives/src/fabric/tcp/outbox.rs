@@ -1,4 +1,7 @@
 //! What one rank sends to one peer: a bounded queue, dealt out to the connections.
+//!
+//! Bodies go from the caller's memory to the kernel by `sendmsg`, which copies them. `MSG_ZEROCOPY` would not over a real
+//! network, but has to report when the memory is free again, and over loopback the kernel copies all the same.
 
 use std::collections::VecDeque;
 use std::net::TcpStream;
@@ -48,7 +51,7 @@ pub(super) enum Item {
 #[derive(Debug)]
 struct Lane {
     /// The header and, unless it is a large body, what follows it.
-    head: Box<[u8; HEAD]>,
+    head: Box<[u8]>,
     head_from: usize,
     head_to: usize,
     body: *const u8,
@@ -61,8 +64,11 @@ struct Lane {
 
 impl Outbox {
     pub(super) fn new(to: Rank, lanes: usize, chunk_bytes: usize) -> Self {
-        let lane = || Lane {
-            head: Box::new([0; HEAD]),
+        let chunk_bytes = chunk_bytes.max(1);
+        // All but the first carry chunks only.
+        let chunk = if chunk_bytes > JOINED { 0 } else { chunk_bytes };
+        let lane = |lane| Lane {
+            head: vec![0; if lane == 0 { HEAD } else { HEADER + chunk }].into(),
             head_from: 0,
             head_to: 0,
             body: ptr::null(),
@@ -72,10 +78,10 @@ impl Outbox {
         };
         Self {
             to,
-            lanes: (0..lanes).map(|_| lane()).collect(),
+            lanes: (0..lanes).map(lane).collect(),
             queue: VecDeque::with_capacity(QUEUE),
             packet: Box::new([0; MAX_PACKET]),
-            chunk_bytes: chunk_bytes.max(1),
+            chunk_bytes,
         }
     }
 

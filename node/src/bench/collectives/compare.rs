@@ -90,6 +90,8 @@ pub(super) struct Line {
     pub(super) absent: Vec<String>,
     /// The bare program's p50, and its share of ours: 1 where ours is as fast.
     pub(super) floor: Option<(f64, f64)>,
+    /// Ours without what guards it: its p50, and its share of ours. Not with registered memory.
+    pub(super) unguarded: Option<(f64, f64)>,
     /// Everybody's median p50 in the class.
     pub(super) everybody: BTreeMap<String, f64>,
     /// Elements that ours got wrong, over all rounds and classes.
@@ -180,6 +182,12 @@ fn against(rounds: &Rounds<'_>, ours: usize, who: impl Fn(usize) -> bool) -> (Op
     (best, pairs.collect())
 }
 
+/// Of times and shares; `None` where there are none.
+fn middles(pairs: &[(f64, f64)]) -> Option<(f64, f64)> {
+    let (times, shares): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
+    (!pairs.is_empty()).then(|| (middle(times), middle(shares)))
+}
+
 fn line(
     entrants: &[Entrant],
     (wire, ranks, op, bytes, class): Key,
@@ -195,7 +203,7 @@ fn line(
         Role::Floor { registered: shared } => registered || !shared,
         _ => false,
     });
-    let (floor_times, floor_shares): (Vec<f64>, Vec<f64>) = floors.into_iter().unzip();
+    let (_, unguarded) = against(rounds, ours, |index| !registered && entrants[index].role == Role::Unguarded);
     Line {
         wire,
         ranks,
@@ -211,7 +219,8 @@ fn line(
         ratio: (!ratios.is_empty() && absent.is_empty()).then(|| (middle(ratios.clone()), spread(&ratios))),
         rounds: ratios.len(),
         absent: absent.iter().map(|index| name(*index)).collect(),
-        floor: (!floor_times.is_empty()).then(|| (middle(floor_times), middle(floor_shares))),
+        floor: middles(&floors),
+        unguarded: middles(&unguarded),
         everybody: present(rounds).map(|index| (name(index), p50(rounds, index))).collect(),
         wrong,
     }
@@ -256,6 +265,7 @@ pub(super) mod tests {
             entrant("floor", Role::Floor { registered: false }, Wire::Shm),
             entrant("floor-direct", Role::Floor { registered: true }, Wire::Shm),
             entrant("tcp", Role::Ours { registered: false }, Wire::Tcp),
+            entrant("shm-unguarded", Role::Unguarded, Wire::Shm),
         ]
     }
 
@@ -341,6 +351,14 @@ pub(super) mod tests {
         samples.truncate(3);
         samples.extend([sample(1, 0, 10.0, 250.0), sample(1, 2, 20.0, 250.0)]);
         assert_eq!(lines(&entrants(), &samples).0[1].ratio, Some((2.0, [2.0, 2.0])));
+    }
+
+    #[test]
+    fn what_guards_cost_is_no_peer_and_stands_beside_ours() {
+        let samples = [sample(0, 0, 1.0, 70.0), sample(0, 1, 1.0, 70.0), sample(0, 7, 0.9, 70.0)];
+        let (lines, _) = lines(&entrants(), &samples);
+        assert_eq!((lines[0].unguarded, &lines[0].best), (Some((0.9, 0.9)), &None));
+        assert_eq!((lines[1].registered, lines[1].unguarded), (true, None));
     }
 
     #[test]

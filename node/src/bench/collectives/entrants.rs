@@ -34,6 +34,8 @@ pub(super) enum Role {
     },
     /// Somebody else's.
     Peer,
+    /// Ours, built without deadlines, abort words and epochs: what those cost.
+    Unguarded,
     /// The bare program.
     Floor {
         /// It has its buffers in shared memory.
@@ -69,6 +71,9 @@ struct Listed {
     family: String,
     transport: Wire,
     quick: bool,
+    /// Not a peer but ours, without what guards it.
+    #[serde(default)]
+    unguarded: bool,
 }
 
 /// A library that is not here.
@@ -79,7 +84,7 @@ pub(super) struct Missing {
 }
 
 /// What a comparison should have; named where it is absent.
-const FAMILIES: [&str; 5] = ["Open MPI", "MPICH", "Intel MPI", "oneCCL", "gloo"];
+pub(super) const FAMILIES: [&str; 5] = ["Open MPI", "MPICH", "Intel MPI", "oneCCL", "gloo"];
 
 /// Everybody, and who is absent. `folder` is that of `--peers`.
 ///
@@ -105,7 +110,7 @@ pub(super) fn all(folder: Option<&Path>) -> anyhow::Result<(Vec<Entrant>, Vec<Mi
         starter: folder.as_ref().map(|folder| folder.join(&peer.name)),
         name: peer.name,
         family: peer.family,
-        role: Role::Peer,
+        role: if peer.unguarded { Role::Unguarded } else { Role::Peer },
         wire: peer.transport,
         quick: peer.quick,
     });
@@ -176,12 +181,17 @@ mod tests {
         std::fs::create_dir(&inner).expect("a folder");
         let text = r#"{"peers": [
             {"name": "ompi", "family": "Open MPI 5", "transport": "shm", "quick": true, "settings": []},
-            {"name": "gloo", "family": "gloo of PyTorch", "transport": "tcp", "quick": false, "settings": []}],
+            {"name": "gloo", "family": "gloo of PyTorch", "transport": "tcp", "quick": false, "settings": []},
+            {"name": "bare", "family": "swarmloom", "transport": "shm", "quick": true, "unguarded": true}],
             "missing": [{"family": "oneCCL 2022", "why": "no compiler"}]}"#;
         std::fs::write(inner.join("peers.json"), text).expect("a file");
         let (entrants, missing) = all(Some(folder.path())).expect("a sound list");
-        let names: Vec<&str> = entrants.iter().take(5).map(|one| one.name.as_str()).collect();
-        assert_eq!(names, ["ompi", "shm", "gloo", "floor-one-shot", "registered"]);
+        let names: Vec<&str> = entrants.iter().take(7).map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["ompi", "shm", "gloo", "floor-one-shot", "bare", "registered", "floor-two-shot"]);
+        assert_eq!(
+            [0, 1, 4].map(|at| entrants[at].role),
+            [Role::Peer, Role::Ours { registered: false }, Role::Unguarded]
+        );
         assert_eq!(entrants[0].starter, Some(inner.join("ompi")));
         assert_eq!((entrants[2].wire, entrants[2].quick), (Wire::Tcp, false));
         let families: Vec<&str> = missing.iter().map(|one| one.family.as_str()).collect();

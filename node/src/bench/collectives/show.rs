@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use swarmloom_collectives::bench::{Limit, Op};
+use swarmloom_collectives::bench::Limit;
 
 use super::super::{figure, median, spread};
 use super::compare::{Class, Line};
-use super::entrants::{Entrant, Missing, Role};
+use super::entrants::{Entrant, FAMILIES, Missing, Role};
 use crate::report::plot::{Panel, Series, panels};
+
+/// What guards cost is told in words up to this size: above it, nobody would find it.
+const GUARDS_TOLD_TO: usize = 1 << 10;
 
 /// All that came of a run.
 #[derive(Debug)]
@@ -43,6 +46,7 @@ pub(super) fn document(findings: &Findings) -> Value {
 
 fn row(line: &Line) -> Value {
     let (floor_us, floor_share) = line.floor.unzip();
+    let (unguarded_us, unguarded_share) = line.unguarded.unzip();
     let (peer, theirs) = line.best.clone().unzip();
     let (ratio, spread) = line.ratio.unzip();
     json!({
@@ -68,6 +72,8 @@ fn row(line: &Line) -> Value {
         "busbw": line.busbw(),
         "floor_us": floor_us,
         "floor_share": floor_share,
+        "unguarded_us": unguarded_us,
+        "guards_cost": unguarded_share.map(|share| 1.0 / share - 1.0),
         "rounds": line.rounds,
         "absent": line.absent,
         "everybody": line.everybody,
@@ -168,6 +174,12 @@ fn notes(findings: &Findings) -> Vec<String> {
             findings.disturbed, findings.measured
         ),
     ];
+    for line in findings.lines.iter().filter(|line| line.bytes <= GUARDS_TOLD_TO) {
+        if let Some((_, share)) = line.unguarded {
+            let (op, size, percent) = (line.op.name(), size(line.bytes), figure((1.0 / share - 1.0) * 100.0));
+            notes.push(format!("deadlines, abort words and epochs cost {percent} % at {op} {size}, {}", place(line)));
+        }
+    }
     if findings.lines.iter().any(|line| !line.absent.is_empty()) {
         notes.push(
             "some lines have no ratio, for a peer that is among the best in the other class was not measured in theirs: more \
@@ -210,50 +222,50 @@ pub(super) fn limits(said: &[Limit]) -> Vec<(Class, Limit)> {
     groups.into_iter().map(merged).collect()
 }
 
-/// Time over size, both on logarithmic axes: a panel for each collective, transport, number of ranks and class.
+/// Time over size, both on logarithmic axes: a panel for each collective, transport, number of ranks and class. Of each
+/// library, and of the bare programs, the fastest at each size.
 pub(super) fn plot(lines: &[Line], entrants: &[Entrant]) -> String {
     let mut groups: BTreeMap<_, Vec<&Line>> = BTreeMap::new();
     for line in lines {
         groups.entry((line.op, line.wire, line.ranks, line.class)).or_default().push(line);
     }
-    let panel = |((op, _, _, _), lines): (&(Op, _, _, _), &Vec<&Line>)| {
-        let mut series: BTreeMap<usize, Series> = BTreeMap::new();
-        for line in lines {
-            for (index, entrant) in entrants.iter().enumerate() {
-                let Some(p50) = line.everybody.get(&entrant.name) else { continue };
-                let (colour, dashed) = look(entrant);
-                let one = series.entry(index).or_insert_with(|| Series {
-                    name: entrant.name.clone(),
-                    colour,
-                    dashed,
-                    points: Vec::new(),
-                });
-                // Lines of any and of registered memory have the same others.
-                if one.points.last().is_none_or(|(bytes, _)| *bytes != line.bytes as f64) {
-                    one.points.push((line.bytes as f64, *p50));
-                }
-            }
-        }
-        for one in series.values_mut() {
-            one.points.sort_by(|a, b| a.0.total_cmp(&b.0));
-            one.points.dedup_by(|a, b| a.0 == b.0);
-        }
-        let (mut of_any, title) = (lines[0].clone(), op.name());
-        of_any.registered = false;
-        Panel { title: format!("{title}, {}", place(&of_any)), series: series.into_values().collect() }
-    };
-    panels("bytes", "us", &groups.iter().map(panel).collect::<Vec<_>>())
+    panels("bytes", "us", &groups.values().map(|lines| panel(lines, entrants)).collect::<Vec<_>>())
 }
 
-/// Colour and line: ours stand out, peers are told apart by library.
-fn look(entrant: &Entrant) -> (usize, bool) {
-    let family = ["Open MPI", "MPICH", "Intel MPI", "oneCCL", "gloo"];
+fn panel(lines: &[&Line], entrants: &[Entrant]) -> Panel {
+    // By look, then by size. Lines of any and of registered memory name the same others.
+    let mut fastest: BTreeMap<(usize, bool, &str), BTreeMap<usize, f64>> = BTreeMap::new();
+    for line in lines {
+        for entrant in entrants {
+            if let (Some(look), Some(time)) = (look(entrant), line.everybody.get(&entrant.name)) {
+                let kept = fastest.entry(look).or_default().entry(line.bytes).or_insert(*time);
+                *kept = kept.min(*time);
+            }
+        }
+    }
+    let series = fastest.into_iter().map(|((colour, dashed, name), times)| Series {
+        name: name.to_owned(),
+        colour,
+        dashed,
+        points: times.into_iter().map(|(bytes, time)| (bytes as f64, time)).collect(),
+    });
+    let series = series.collect();
+    let mut first = lines[0].clone();
+    first.registered = false;
+    Panel { title: format!("{}, {}", first.op.name(), place(&first)), series }
+}
+
+/// Colour, whether the line is dashed, and its name.
+fn look(entrant: &Entrant) -> Option<(usize, bool, &str)> {
     match entrant.role {
-        Role::Ours { registered } => (0, registered),
-        Role::Floor { .. } => (6, true),
+        Role::Ours { registered: false } => Some((0, false, "swarmloom")),
+        Role::Ours { registered: true } => Some((0, true, "swarmloom, registered")),
+        Role::Floor { registered: false } => Some((6, false, "bare program")),
+        Role::Floor { registered: true } => Some((6, true, "bare program, registered")),
+        Role::Unguarded => None,
         Role::Peer => {
-            let at = family.iter().position(|name| entrant.family.starts_with(name)).unwrap_or(family.len());
-            (1 + at.min(4), false)
+            let at = FAMILIES.iter().position(|name| entrant.family.starts_with(name)).unwrap_or(0);
+            Some((1 + at, false, FAMILIES[at]))
         }
     }
 }
@@ -327,10 +339,21 @@ mod tests {
     }
 
     #[test]
-    fn a_plot_names_everybody_once() {
+    fn a_plot_has_a_line_for_each_library_and_for_the_fastest_bare_program() {
         let svg = plot(&findings().lines, &entrants());
         assert!(svg.starts_with("<svg") && svg.contains("all_reduce, shm, 2 ranks, near"));
-        assert_eq!(svg.matches(">\nregistered\n<").count() + svg.matches(">registered<").count(), 1, "{svg}");
+        for name in ["swarmloom", "swarmloom, registered", "bare program", "Open MPI"] {
+            assert_eq!(svg.matches(&format!("\n{name}\n")).count(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_guards_cost_is_told_in_words() {
+        let mut findings = findings();
+        findings.lines[0].unguarded = Some((0.8, 0.8));
+        assert!(tables(&findings).contains("- deadlines, abort words and epochs cost 25.0 % at all_reduce 64 B, shm"));
+        let cost = document(&findings)["rows"][0]["guards_cost"].as_f64();
+        assert!(cost.is_some_and(|cost| (cost - 0.25).abs() < 1e-12));
     }
 
     #[test]
