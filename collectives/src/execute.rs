@@ -103,7 +103,7 @@ impl Program {
         let size = plan.element_bytes;
         let bytes = plan.collective.input_len(rank).max(plan.collective.output_len(rank)).saturating_mul(size);
         let stores = |to: At| {
-            let from = if to.base == SCRATCH || (to.base >= OWN && (to.base - OWN) % EACH == 0) {
+            let from = if to.base == SCRATCH || (to.base >= OWN && (to.base - OWN).is_multiple_of(EACH)) {
                 streaming.scratch_from
             } else {
                 streaming.output_from
@@ -227,7 +227,7 @@ impl Program {
     ) -> Result<(), Fault> {
         let bases = &mut self.bases;
         let address = |at: &At, bases: &[*mut u8]| bases[at.base].wrapping_add(at.offset);
-        // SAFETY, for all that follows: the caller's promise.
+        // SAFETY: for all that follows, the caller's promise.
         unsafe {
             match &self.acts[step] {
                 Act::Put { peer, from, bytes, to, signal } => {

@@ -127,12 +127,12 @@ impl Selector {
         let bytes = largest(collective, layout.ranks()).saturating_mul(element_bytes);
         let possible = build::algorithms(collective, layout, element_bytes);
         if let Some(forced) = self.forced.filter(|forced| possible.contains(forced)) {
-            return (forced, self.tuning.clone());
+            return (forced, self.tuning);
         }
         let tuned = self.table.as_ref().and_then(|table| table.row(Kind::of(collective), bytes));
         match tuned.filter(|row| possible.contains(&row.algorithm) && !layout.near.reduce_user) {
-            Some(row) => (row.algorithm, Tuning { chunk_bytes: row.chunk_bytes, ..self.tuning.clone() }),
-            None => (choose(collective, layout, element_bytes), self.tuning.clone()),
+            Some(row) => (row.algorithm, Tuning { chunk_bytes: row.chunk_bytes, ..self.tuning }),
+            None => (choose(collective, layout, element_bytes), self.tuning),
         }
     }
 }

@@ -101,6 +101,9 @@ pub(crate) trait Simd: Copy {
     fn mul_add_f64(self, a: Self::V, b: Self::V, c: Self::D) -> Self::D;
     fn add_f64(self, a: Self::D, b: Self::D) -> Self::D;
     fn store_f64(self, value: Self::D, to: &mut [f64; LANES]);
+
+    /// Asks for the cache line at an address, which may be anywhere: no memory need be there.
+    fn prefetch(self, address: *const u8);
 }
 
 /// The first lanes from `from` (at most [`LANES`] values), the rest `fill`.
@@ -392,6 +395,9 @@ impl Simd for Scalar {
     fn store_f64(self, value: Self::D, to: &mut [f64; LANES]) {
         *to = value;
     }
+
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
 }
 
 #[cfg(test)]

@@ -30,7 +30,8 @@ pub(crate) fn run(verb: &CollectiveVerb, as_json: bool) -> anyhow::Result<()> {
 fn plan(args: &PlanArgs, as_json: bool) -> anyhow::Result<()> {
     let collective = collective(args)?;
     let layout = layout(args)?;
-    let tuning = args.chunk_bytes.map_or_else(Tuning::default, |chunk_bytes| Tuning { chunk_bytes, ..Tuning::default() });
+    let tuning =
+        args.chunk_bytes.map_or_else(Tuning::default, |chunk_bytes| Tuning { chunk_bytes, ..Tuning::default() });
     let possible = build::algorithms(&collective, &layout, args.element_bytes);
     let algorithm = match &args.algorithm {
         None => choose(&collective, &layout, args.element_bytes),
@@ -63,12 +64,15 @@ fn plan(args: &PlanArgs, as_json: bool) -> anyhow::Result<()> {
     });
     say(as_json, &answer, || {
         let bits = match proof.guarantee {
-            Some(Guarantee::RankOrder) => "the same bits on all ranks, whatever the size and the algorithm of this promise",
+            Some(Guarantee::RankOrder) => {
+                "the same bits on all ranks, whatever the size and the algorithm of this promise"
+            }
             Some(Guarantee::Identical) => "the same bits on all ranks",
             _ => "nothing is reduced",
         };
         let moved = proof.bytes_moved.iter().max().copied().unwrap_or(0);
-        let drawn = args.draw.as_ref().map_or_else(String::new, |path: &PathBuf| format!("\ndrawn in {}", path.display()));
+        let drawn =
+            args.draw.as_ref().map_or_else(String::new, |path: &PathBuf| format!("\ndrawn in {}", path.display()));
         format!(
             "{} by {}: {} steps, {} signals one after the other, at most {moved} bytes to and from others on a rank\n\
              proved: every element is right, no rank can wait for ever, no two ranks touch the same bytes at once; {bits}\n\

@@ -13,8 +13,7 @@ const LONG_LINES: usize = 700;
 
 /// Folders and files where `unsafe` may stand. Loading a library at run time, and a tensor's memory by its address, are
 /// `unsafe` by nature.
-const UNSAFE_ALLOWED: [&str; 4] =
-    ["collectives/", "kernels/", "trainer/src/collective.rs", "trainer/src/device.rs"];
+const UNSAFE_ALLOWED: [&str; 4] = ["collectives/", "kernels/", "trainer/src/collective.rs", "trainer/src/device.rs"];
 /// The state machines take time as an argument.
 const CLOCKLESS: [&str; 2] = ["protocol/", "trainer/tasks/"];
 

@@ -69,7 +69,6 @@ unsafe fn run_scalar<R: Register, O: Op>(sources: &[*const u8], out: &[*mut u8],
 
 /// Registers that are reduced side by side, so that their latencies overlap.
 const UNROLL: usize = 4;
-const AHEAD: usize = 2048;
 
 /// Reduces; says whether anything was streamed, which then needs a fence.
 ///
@@ -138,11 +137,6 @@ unsafe fn pass<R: Register, O: Op, S: AsRef<[*const u8]>, D: AsRef<[*mut u8]>>(
                 R::load(first.add(offset + 3 * R::BYTES)),
             ];
             for source in rest {
-                #[cfg(target_arch = "x86_64")]
-                if rest.len() > 4 {
-                    std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(source.wrapping_add(offset + AHEAD).cast());
-                    std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(source.wrapping_add(offset + AHEAD + 64).cast());
-                }
                 for (i, sum) in sums.iter_mut().enumerate() {
                     *sum = O::combine(*sum, R::load(source.add(offset + i * R::BYTES)));
                 }

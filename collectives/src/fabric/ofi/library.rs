@@ -107,6 +107,11 @@ impl Library {
         }
     }
 
+    /// Its version, as [`version`] makes it.
+    pub(super) fn version(&self) -> u32 {
+        self.version
+    }
+
     /// What an error number (positive or negative) means.
     pub(super) fn why(&self, error: isize) -> String {
         let number = c_int::try_from(error.unsigned_abs()).unwrap_or(c_int::MAX);

@@ -95,7 +95,7 @@ impl Offer {
         if cards.len() != self.ranks || rank >= self.ranks {
             return Err(refused(format!("{} cards for rank {rank} of {}", cards.len(), self.ranks)));
         }
-        let endpoint = Together::new(self.endpoint, cards);
+        let endpoint = Together::new(self.endpoint, cards)?;
         let mut peers = Vec::with_capacity(self.ranks);
         for (other, card) in cards.iter().enumerate() {
             if other == rank {

@@ -12,7 +12,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::OfiFabric;
 use super::open::Ways;
-use super::tests::{group, is_here};
+use super::tests::{group, is_here_for_threads};
 use crate::fabric::{Entry, Fabric, Raw, Target, conformance};
 use crate::patience::{Abort, Ladder, Patience};
 
@@ -119,7 +119,7 @@ fn measure(provider: &str, bytes: usize, pattern: Pattern, runs: usize, rounds: 
 fn bytes_arrive_at_a_speed() {
     let long = std::env::var_os("SWARMLOOM_OFI_SPEED").is_some();
     for provider in ["shm", "tcp;ofi_rxm"] {
-        if !is_here(provider) {
+        if !is_here_for_threads(provider) {
             continue;
         }
         for (pattern, bytes) in [

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::disorder::Disorder;
 use super::library::Library;
 use super::open::Ways;
+use super::together::may_share_a_process;
 use super::{Card, Offer, OfiFabric, probe};
 use crate::fabric::{Entry, Fabric, Raw, Target, conformance};
 use crate::fault::Fault;
@@ -21,6 +22,15 @@ pub(super) fn is_here(provider: &str) -> bool {
             false
         }
     }
+}
+
+/// Whether ranks that are threads can use it here; if not, says so.
+pub(super) fn is_here_for_threads(provider: &str) -> bool {
+    let may = is_here(provider) && may_share_a_process(provider).unwrap();
+    if !may {
+        println!("skipped: no {provider} between threads");
+    }
+    may
 }
 
 /// Endpoints for a group in this process.
@@ -41,7 +51,7 @@ pub(super) fn group(provider: &str, epoch: u64, ranks: usize, half: usize, ways:
 }
 
 fn conforms(provider: &str, ways: Ways) {
-    if is_here(provider) {
+    if is_here_for_threads(provider) {
         conformance::all(&|ranks| {
             let fabrics = group(provider, 7, ranks, conformance::SCRATCH, ways).into_iter();
             fabrics.map(|fabric| Box::new(fabric) as Box<dyn Fabric>).collect()
@@ -51,7 +61,7 @@ fn conforms(provider: &str, ways: Ways) {
 
 /// As EFA.
 fn conforms_in_disorder(provider: &str, ways: Ways) {
-    if is_here(provider) {
+    if is_here_for_threads(provider) {
         conformance::all(&|ranks| {
             let fabrics = group(provider, 7, ranks, conformance::SCRATCH, ways).into_iter().enumerate();
             let stirred = fabrics.map(|(rank, mut fabric)| {
@@ -86,6 +96,18 @@ const BARE: Ways = Ways { local: true, data_bytes: Some(0) };
 #[test]
 fn tcp_conforms() {
     conforms("tcp;ofi_rxm", Ways::default());
+}
+
+/// TCP without a layer of messages between: a provider of its own, `net`, at first, and `tcp` since 2.0.
+#[test]
+fn plain_tcp_conforms() {
+    for provider in ["tcp", "net"] {
+        let name = Offer::new(1, 1, 4096, Some(provider)).map(|(offer, _)| offer.provider().to_owned());
+        if name.as_deref() == Ok(provider) {
+            return conforms(provider, Ways::default());
+        }
+    }
+    println!("skipped: there is none");
 }
 
 #[test]
@@ -148,7 +170,7 @@ fn the_best_provider_is_taken_where_none_is_asked_for() {
 #[test]
 fn cards_that_do_not_fit_are_refused() {
     for provider in ["shm", "tcp;ofi_rxm"] {
-        if !is_here(provider) {
+        if !is_here_for_threads(provider) {
             continue;
         }
         let soon = || Instant::now() + Duration::from_millis(300);
@@ -217,7 +239,7 @@ fn shared_memory_files() -> usize {
 #[test]
 fn groups_come_and_go() {
     for provider in ["shm", "tcp;ofi_rxm"] {
-        if !is_here(provider) {
+        if !is_here_for_threads(provider) {
             continue;
         }
         let rounds = |count: u64| {
@@ -251,7 +273,7 @@ fn groups_come_and_go() {
 #[test]
 fn an_older_epoch_is_not_heard() {
     for provider in ["shm", "tcp;ofi_rxm"] {
-        if !is_here(provider) {
+        if !is_here_for_threads(provider) {
             continue;
         }
         let old = group(provider, 5, 2, 4096, Ways::default());

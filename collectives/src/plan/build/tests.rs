@@ -127,10 +127,14 @@ fn scratch(step: &Step) -> Vec<Slice> {
     all.into_iter().filter(|slice| slice.buffer == Buffer::Scratch).collect()
 }
 
+/// The defaults may change with what is measured; what these tests say does not.
+const TUNING: Tuning =
+    Tuning { chunk_bytes: 64 << 10, ahead: 2, rounds: 256, direct_two_shot_bytes: 32 << 10, cache_bytes: 128 << 10 };
+
 fn two(collective: &Collective, algorithm: Algorithm, reach: &str) -> Plan {
     let reach = REACHES.iter().find(|(name, _)| *name == reach).unwrap().1;
     let layout = Layout::single(2, reach, 1 << 20);
-    let plan = build(collective, algorithm, &layout, 4, &Tuning::default()).unwrap();
+    let plan = build(collective, algorithm, &layout, 4, &TUNING).unwrap();
     verify(&plan, &layout).unwrap();
     plan
 }
@@ -250,7 +254,7 @@ fn what_cannot_be_built_says_why() {
     let why = |collective: &Collective, algorithm, tuning: &Tuning| {
         build(collective, algorithm, &layout, 4, tuning).unwrap_err().to_string()
     };
-    let tuning = Tuning::default();
+    let tuning = TUNING;
     let large = Collective::AllReduce { count: 1 << 20 };
     for (collective, algorithm, words) in [
         (
@@ -284,7 +288,7 @@ fn what_cannot_be_built_says_why() {
 #[test]
 fn chunks_are_sent_before_the_first_is_waited_for() {
     let count = 64 * 20;
-    let tuning = Tuning { chunk_bytes: 256, ahead: 2, ..Tuning::default() };
+    let tuning = Tuning { chunk_bytes: 256, ahead: 2, ..TUNING };
     let layout = Layout::single(2, reach("shm"), 6 * 256);
     let plan = build(&Collective::AllReduce { count }, Algorithm::OneShot, &layout, 4, &tuning).unwrap();
     let program = &plan.programs[0];
@@ -314,7 +318,7 @@ fn nothing_moves_more_often_than_the_algorithm_has_to() {
     let bytes = 4 * count as u64;
     let moved = |algorithm, name: &str| {
         let layout = Layout::single(ranks, reach(name), 1 << 20);
-        let plan = build(&Collective::AllReduce { count }, algorithm, &layout, 4, &Tuning::default()).unwrap();
+        let plan = build(&Collective::AllReduce { count }, algorithm, &layout, 4, &TUNING).unwrap();
         let proof = verify(&plan, &layout).unwrap();
         assert!(proof.bytes_moved.iter().all(|moved| *moved == proof.bytes_moved[0]), "{algorithm:?}: {proof:?}");
         (proof.bytes_moved[0], proof.depth)
@@ -332,7 +336,7 @@ fn nothing_moves_more_often_than_the_algorithm_has_to() {
     let pair = two(&Collective::AllReduce { count }, Algorithm::HalvingDoubling, "tcp");
     let proof = verify(&pair, &Layout::single(2, reach("tcp"), 1 << 20)).unwrap();
     assert_eq!((proof.bytes_moved[0], proof.guarantee), (bytes, Some(Guarantee::RankOrder)));
-    let tuning = Tuning { direct_two_shot_bytes: 0, ..Tuning::default() };
+    let tuning = Tuning { direct_two_shot_bytes: 0, ..TUNING };
     let layout = Layout::single(ranks, reach("registered"), 0);
     let plan = build(&Collective::AllReduce { count }, Algorithm::Direct, &layout, 4, &tuning).unwrap();
     assert_eq!((verify(&plan, &layout).unwrap().bytes_moved[0], plan.scratch), (least, 0));
@@ -344,7 +348,7 @@ fn between_hosts_each_element_goes_once() {
         let far = hosts.iter().collect::<std::collections::BTreeSet<_>>().len();
         let layout = Layout { hosts, near: reach("shm"), far: reach("tcp"), scratch_bytes: 1 << 20 };
         let count = 16 << 10;
-        let tuning = Tuning { chunk_bytes: 4096, ..Tuning::default() };
+        let tuning = Tuning { chunk_bytes: 4096, ..TUNING };
         let plan = build(&Collective::AllReduce { count }, Algorithm::Hierarchical, &layout, 4, &tuning).unwrap();
         let sent = |(rank, step): (usize, &Step)| match step {
             Step::Put { from, to, .. } if layout.hosts[rank] != layout.hosts[to.rank] => from.len,
