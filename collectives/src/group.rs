@@ -32,6 +32,8 @@ pub struct GroupConfig {
     pub transport: Transport,
     /// Bytes of scratch of each rank, twice.
     pub scratch_bytes: usize,
+    /// The libfabric provider (`verbs;ofi_rxm`, `efa`, `tcp;ofi_rxm`, ...), the same on every rank; `None` takes the best.
+    pub provider: Option<String>,
     /// TCP connections between every two ranks.
     pub connections: usize,
     /// How algorithms are chosen.
@@ -51,6 +53,7 @@ impl Default for GroupConfig {
             timeout: Duration::from_secs(30),
             transport: Transport::Auto,
             scratch_bytes: 4 << 20,
+            provider: None,
             connections: 1,
             selector: Selector::default(),
             streaming: None,
@@ -71,6 +74,8 @@ pub enum Transport {
     Shm,
     /// TCP, also within a host.
     Tcp,
+    /// libfabric, loaded at run time: InfiniBand, RoCE, EFA and Slingshot where they are, its TCP otherwise.
+    Ofi,
 }
 
 /// One rank's side of a group.

@@ -6,6 +6,7 @@ use crate::control::Control;
 use crate::error::CollectiveError;
 use crate::fabric::Fabric;
 use crate::fabric::mixed::MixedFabric;
+use crate::fabric::ofi::{self, OfiFabric};
 use crate::fabric::region::Regions;
 use crate::fabric::shm::{Card, Offer, ShmFabric};
 use crate::fabric::tcp::{TcpFabric, Tuning};
@@ -60,6 +61,10 @@ fn fabric(epoch: &Epoch<'_>, regions: &Regions) -> Result<Box<dyn Fabric>, Colle
     // Somebody shares a host with somebody.
     let shared = hosts.iter().enumerate().any(|(rank, host)| *host != rank);
     let mut near = None;
+    if config.transport == Transport::Ofi {
+        let fabric = libfabric(epoch).and_then(|made| made);
+        return Ok(Box::new(fabric.map_err(setup("setting up libfabric"))?));
+    }
     if config.transport == Transport::Shm && !together {
         let fault = Fault::System { what: "shared memory", why: "the ranks are not all on one host".into() };
         return Err(setup("setting up shared memory")(fault));
@@ -106,6 +111,28 @@ fn shm(epoch: &Epoch<'_>, hosts: &[usize], regions: &Regions) -> Result<Result<S
     let everywhere = mapped.iter().all(|blob| blob == &[1]);
     Ok(match connected {
         Ok(_) if !everywhere => Err(Fault::System { what: "shared memory", why: "another rank cannot map it".into() }),
+        connected => connected,
+    })
+}
+
+/// libfabric between all members, or on every rank a refusal.
+fn libfabric(epoch: &Epoch<'_>) -> Result<Result<OfiFabric, Fault>, Fault> {
+    let Epoch { config, members, number, deadline, .. } = *epoch;
+    let made = ofi::Offer::new(number, members.len(), config.scratch_bytes, config.provider.as_deref());
+    let (offer, card) = match made {
+        Ok((offer, card)) => (Ok(offer), Some(card)),
+        Err(fault) => (Err(fault), None),
+    };
+    let blobs = epoch.exchange(CARDS, encode(&card))?;
+    let cards: Option<Vec<ofi::Card>> = blobs.iter().map(|blob| decode::<Option<ofi::Card>>(blob)?).collect();
+    let connected = match (offer, cards) {
+        (Ok(offer), Some(cards)) => offer.connect(epoch.rank(), &cards, deadline),
+        (Err(fault), _) => Err(fault),
+        (_, None) => Err(Fault::System { what: "libfabric", why: "another rank has none".into() }),
+    };
+    let everywhere = epoch.exchange(MAPPED, vec![u8::from(connected.is_ok())])?.iter().all(|blob| blob == &[1]);
+    Ok(match connected {
+        Ok(_) if !everywhere => Err(Fault::System { what: "libfabric", why: "another rank cannot connect".into() }),
         connected => connected,
     })
 }

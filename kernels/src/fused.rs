@@ -156,7 +156,7 @@ struct Buffer([f32; Scheme::LARGEST_BLOCK]);
 /// Vectors that are summed side by side, so that a sum stays in a register over all sources.
 const TILE: usize = 8;
 
-/// So many sources the processor follows by itself. With more, asking for their codes nearly doubles the rate.
+/// So many sources the processor follows by itself; with more, it is faster to ask for their codes.
 const FOLLOWED: usize = 4;
 /// How far ahead codes are asked for, in bytes.
 const AHEAD: usize = 512;

@@ -1,6 +1,7 @@
 //! `bench`: ratios against a peer program or a limit, measured in the same run.
 
 mod collectives;
+mod kernels;
 mod rollouts;
 mod tasks;
 
@@ -38,6 +39,7 @@ pub(crate) fn run(verb: &BenchVerb, as_json: bool) -> anyhow::Result<()> {
     let (rows, notes) = match verb {
         BenchVerb::Tasks(args) => tasks::run(args).context("bench tasks")?,
         BenchVerb::Rollouts(args) => rollouts::run(args).context("bench rollouts")?,
+        BenchVerb::Kernels(args) => kernels::run(args).context("bench kernels")?,
         // Has tables of its own.
         BenchVerb::Collectives(args) => return collectives::run(args, as_json).context("bench collectives"),
         BenchVerb::CollectiveRank(args) => return collectives::rank(args),

@@ -291,6 +291,9 @@ pub(crate) enum BenchVerb {
     /// Completions per second, and where the time of a training step goes.
     #[command(after_help = "Example: swarmloom bench rollouts --quick")]
     Rollouts(BenchArgs),
+    /// Flat-buffer kernels: bytes per second beside a copy, fused chains beside their steps.
+    #[command(after_help = "Example: swarmloom bench kernels --quick")]
+    Kernels(BenchArgs),
     /// Collectives on this host beside MPI libraries, oneCCL, gloo and a bare program, all in one run.
     #[command(
         after_help = "Examples:\n  cargo xtask bench collectives --quick\n  cargo xtask bench collectives --collectives all_reduce --rounds 7 --plot all-reduce.svg"

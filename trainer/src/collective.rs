@@ -51,7 +51,7 @@ pub fn all_reduce(group: &mut Group, tensor: &mut Tensor, op: ReduceOp) -> Resul
     let input = dense(tensor)?;
     let mut output = input.f_empty_like()?;
     run(group, &Collective::AllReduce { count: input.numel() }, &input, &mut output, op)?;
-    tensor.f_copy_(&output)?;
+    tensor.f_copy_(&output.f_view_as(tensor)?)?;
     Ok(())
 }
 

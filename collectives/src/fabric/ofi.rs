@@ -1,39 +1,45 @@
-//! One-sided writes through libfabric: InfiniBand and RoCE (`verbs;ofi_rxm`), AWS (`efa`), Slingshot (`cxi`), and TCP or
-//! shared memory where none of them is at hand.
+//! One-sided writes through libfabric: InfiniBand and RoCE (`verbs;ofi_rxm`), AWS (`efa`), Slingshot (`cxi`), and TCP
+//! or shared memory where none of them is at hand.
 //!
 //! The library is opened when it is first asked for; without it, or without a provider, there is an error and nothing
 //! else. Nothing is needed to build this.
 //!
 //! # How it works
 //!
-//! A put is a write into the peer's registered scratch. Its completion at the writer says nothing about the target, so each
-//! put brings a word of completion data, which the target's queue gives it once the data is there. Signals, packets and
-//! what else there is to say are small messages. Puts and messages to one peer share one numbering, and the receiver takes
-//! them in by number (see `peer.rs`): a signal counts only when all that was put before it has landed, on providers that
-//! keep an order (verbs) as on those that do not (EFA). Where completion data has 64 bits it also names the operation, and
-//! a put that signals is one transfer. Where writes have none (Slingshot), puts complete on delivery, and a signal waits
-//! for that of all puts before it.
+//! A put is a write into the peer's registered scratch. Its completion at the writer says nothing about the target, so
+//! each put brings a word of completion data, which the target's queue gives it once the data is there. Signals,
+//! packets and what else there is to say are small messages. Puts and messages to one peer share one numbering, and the
+//! receiver takes them in by number (see `peer.rs`): a signal counts only when all that was put before it has landed,
+//! on providers that keep an order (verbs) as on those that do not (EFA). Where completion data has 64 bits it also
+//! names the operation, and a put that signals is one transfer. Where writes have none (Slingshot), puts complete on
+//! delivery, and a signal waits for that of all puts before it.
 //!
 //! Nothing moves by itself: every wait, and every post that is refused for now, polls the completion queue.
 //!
-//! A rank may write to a peer that has ended the operation before the last one. Peers hear of that with whatever they are
-//! sent anyway; those that are sent nothing but have lately written are told, and whoever does not know asks. So
+//! A rank may write to a peer that has ended the operation before the last one. Peers hear of that with whatever they
+//! are sent anyway; those that are sent nothing but have lately written are told, and whoever does not know asks. So
 //! [`Fabric::begin`] waits for nobody; the first put to a peer does, if it must.
 //!
 //! Each epoch has an endpoint, a key and a mark of its own: writes of an older one have nowhere to go.
 //!
 //! # What was run
 //!
-//! `tcp;ofi_rxm` and `shm`, with the conformance suite, also with the limits of other providers forced on them (32 bits of
-//! completion data as verbs and EFA have, none as Slingshot has, and sources to be registered). The code for verbs, EFA
-//! and Slingshot is the same, but it has never run on such hardware.
+//! libfabric 1.17 and 2.6: `tcp;ofi_rxm`, the TCP without that layer (`net`, later `tcp`) and `shm` (of 2.6 only
+//! between processes), with the conformance suite. It also ran with what other providers have forced on these: 32 bits
+//! of completion data as verbs and EFA, none as Slingshot, sources that have to be registered, and puts and completions
+//! in any order (`disorder.rs`). The code for verbs, EFA and Slingshot is the same, but it has never run on such
+//! hardware.
 //!
-//! # What it cannot notice
+//! # What to know
 //!
-//! Few providers tell when the process at the other end dies: a wait goes on until something else (the group's control
-//! connections) aborts it or its time is over. A rank that gives up alive says so. Nothing is encrypted, and peers are
-//! trusted not to pretend to be others. `shm` installs handlers for SIGINT, SIGTERM, SIGSEGV and SIGBUS, which call those
-//! that were there before.
+//! - Few providers tell when the process at the other end dies: a wait goes on until something else (the group's
+//!   control connections) aborts it or its time is over. A rank that gives up alive says so.
+//! - Where a host has several interfaces, libfabric chooses: `FI_TCP_IFACE`, `FI_VERBS_IFACE` and the like say which.
+//! - `shm` is for tests: within a host there is [`super::shm`]. libfabric's installs handlers for SIGINT, SIGTERM,
+//!   SIGSEGV and SIGBUS, which call those that were there before; a process that dies while it holds one of its locks
+//!   stops its peers; and a put that the peer has not taken a quarter of a second after its writer gave up reads what
+//!   is there later. Since libfabric 2.5 ranks that share a process cannot use it.
+//! - Nothing is encrypted, and peers are trusted not to pretend to be others.
 
 #[cfg(test)]
 mod disorder;
@@ -115,9 +121,8 @@ enum Data {
 
 /// Looks that the end of an operation spends on telling so.
 const TELL_LOOKS: u32 = 50;
-/// How long a fabric that is dropped in order waits until what it sent has come, and one that is not until it has said so.
+/// How long a fabric that is dropped waits for others.
 const FAREWELL: Duration = Duration::from_millis(250);
-const HASTY_FAREWELL: Duration = Duration::from_millis(25);
 
 impl OfiFabric {
     fn new(
@@ -268,7 +273,8 @@ impl Fabric for OfiFabric {
             return Err(Fault::System { what: "beginning an operation", why });
         }
         (self.sequence, self.tag, self.open) = (entry.sequence, entry.tag, true);
-        // SAFETY: both can be read until the operation has ended, says the caller, and `end` makes the endpoint forget them.
+        // SAFETY: both can be read until the operation has ended, says the caller, and `end` makes the endpoint forget
+        // them.
         unsafe { self.endpoint.expect([entry.input, entry.output]) };
         self.call(patience, |fabric, _| {
             for other in fabric.others() {
@@ -393,7 +399,7 @@ impl Fabric for OfiFabric {
             fabric.delivered(peer, patience)?;
             // SAFETY: readable, says the caller.
             fabric.post(peer, patience, |fabric| unsafe {
-                fabric.send_with(peer, Kind::Packet, fabric.sequence, from, bytes)
+                fabric.send_with(peer, Kind::Packet, fabric.sequence, fabric.tag, from, bytes)
             })
         })
     }
@@ -441,26 +447,32 @@ impl Fabric for OfiFabric {
 }
 
 impl Drop for OfiFabric {
-    /// Says that it goes. In order: waits a little until what it sent has come, for what is under way may be lost with the
-    /// endpoint. In the middle of an operation, or after a fault: that it does.
+    /// Says that it goes, and waits a little until that and what was put has left; in order, until it has come, for
+    /// what is under way may be lost with the endpoint.
     fn drop(&mut self) {
         let orderly = !self.open && self.broken.is_none();
-        let (kind, word, time) = match &self.broken {
-            None if orderly => (Kind::Leave, self.ended, FAREWELL),
-            Some(Fault::Lost { rank, .. }) => (Kind::Gone, *rank as u64, HASTY_FAREWELL),
-            _ => (Kind::Gone, self.rank as u64, HASTY_FAREWELL),
+        let because_of = match &self.broken {
+            Some(Fault::Lost { rank, .. }) => *rank,
+            _ => self.rank,
         };
-        let until = Instant::now() + time;
+        let until = Instant::now() + FAREWELL;
         let mut untold: Vec<Rank> = self.others().filter(|peer| !self.peer(*peer).gone).collect();
         loop {
-            // Whoever cannot be told finds out otherwise.
-            untold.retain(|peer| matches!(self.send(*peer, kind, word), Ok(false)));
-            let failed = self.look().is_err();
-            let done = match orderly {
-                true => self.peers.iter().flatten().all(|peer| peer.has_all() || peer.left.is_some() || peer.gone),
-                false => failed || self.endpoint.under_way() as u64 <= self.puts,
+            untold.retain(|peer| {
+                let told = match orderly {
+                    true => self.send(*peer, Kind::Leave, self.ended),
+                    false => self.send_gone(*peer, because_of),
+                };
+                // Whoever cannot be told finds out otherwise.
+                matches!(told, Ok(false))
+            });
+            let _ = self.look();
+            let over = |peer: &Peer| match orderly {
+                true => peer.has_all() || peer.left.is_some() || peer.gone,
+                false => peer.puts == 0 || peer.left.is_some() || peer.gone,
             };
-            if untold.is_empty() && done || Instant::now() > until {
+            let left = orderly || self.endpoint.under_way() as u64 <= self.puts;
+            if untold.is_empty() && left && self.peers.iter().flatten().all(over) || Instant::now() > until {
                 return;
             }
             rustix::thread::sched_yield();

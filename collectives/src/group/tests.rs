@@ -173,6 +173,16 @@ fn every_collective_over_tcp() {
     }
 }
 
+#[test]
+fn every_collective_over_libfabric() {
+    if let Err(fault) = crate::fabric::ofi::probe() {
+        println!("skipped: {fault}");
+        return;
+    }
+    let provider = Some("tcp;ofi_rxm".to_owned());
+    storm_on(&vec![GroupConfig { provider, ..config(Transport::Ofi) }; 3], 40, 300, "ofi");
+}
+
 /// Groups whose ranks believe to be on several hosts: shared memory inside, TCP between.
 #[test]
 fn every_collective_over_several_hosts() {

@@ -1,5 +1,5 @@
-//! A provider that keeps no order, as EFA does not: puts leave late and in any order, messages overtake them, and completions
-//! are taken in any order too.
+//! A provider that keeps no order, as EFA does not: puts leave late and in any order, messages overtake them, and
+//! completions are taken in any order too.
 
 use super::endpoint::{Endpoint, Event, Flight};
 use super::peer::Remote;

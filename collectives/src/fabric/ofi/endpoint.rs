@@ -428,8 +428,8 @@ impl Endpoint {
     }
 
     fn register(&mut self, memory: Raw, access: u64) -> Result<Handle<FidMr>, Fault> {
-        // Where keys are ours to choose, they differ between epochs and regions. The first two stay; of the rest there are
-        // never so many at a time that one could come twice.
+        // Where keys are ours to choose, they differ between epochs and regions. The first two stay; of the rest there
+        // are never so many at a time that one could come twice.
         let key = (self.epoch & 0xFFF) << KEY_BITS | self.keys;
         self.keys = if self.keys + 1 < 1 << KEY_BITS { self.keys + 1 } else { 2 };
         let mut region = None;

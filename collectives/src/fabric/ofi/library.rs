@@ -127,8 +127,8 @@ impl Library {
         }
     }
 
-    /// Ways to reach others with one-sided writes, of one provider or of all. `local`: memory that is read from may have
-    /// to be registered too; only few providers want that.
+    /// Ways to reach others with one-sided writes, of one provider or of all. `local`: memory that is read from may
+    /// have to be registered too; only few providers want that.
     pub(super) fn find(&'static self, provider: Option<&str>, local: bool) -> Result<Infos, Fault> {
         let refused = |why: String| Fault::System { what: "looking for a provider of libfabric", why };
         let name = provider.map(CString::new).transpose().map_err(|_| refused("its name has a zero in it".into()))?;
@@ -190,7 +190,8 @@ impl Infos {
 
 impl Drop for Infos {
     fn drop(&mut self) {
-        // SAFETY: the list came from `getinfo` or `dupinfo`; whoever has an element of it borrows it or says why it may.
+        // SAFETY: the list came from `getinfo` or `dupinfo`; whoever has an element of it borrows it or says why it
+        // may.
         unsafe { (self.library.freeinfo)(self.first.as_ptr()) };
     }
 }

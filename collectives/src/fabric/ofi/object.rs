@@ -11,7 +11,8 @@ use crate::fault::Fault;
 #[derive(Debug)]
 pub(super) struct Handle<T: Object>(Option<NonNull<T>>);
 
-// SAFETY: the objects are used by one thread at a time, whichever it is: that is `FI_THREAD_DOMAIN`, which is asked for.
+// SAFETY: the objects are used by one thread at a time, whichever it is: that is `FI_THREAD_DOMAIN`, which is asked
+// for.
 unsafe impl<T: Object> Send for Handle<T> {}
 
 impl<T: Object> Handle<T> {

@@ -42,8 +42,8 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// An endpoint for a group of `ranks`, with `half_bytes` of scratch twice. Without the name of a provider the best one
-    /// that leaves this host is taken: Slingshot, EFA, verbs, and TCP last.
+    /// An endpoint for a group of `ranks`, with `half_bytes` of scratch twice. Without the name of a provider the best
+    /// one that leaves this host is taken: Slingshot, EFA, verbs, and TCP last.
     ///
     /// # Errors
     /// [`Fault::System`] where the library, the provider or memory is missing.

@@ -85,8 +85,8 @@ pub(super) fn open(provider: Option<&str>, ranks: usize, ways: Ways) -> Result<O
 
 fn limits(chosen: &Info<'_>, ranks: usize, ways: Ways) -> Limits {
     let (provider, mr_mode) = (chosen.name(), chosen.domain().mr_mode);
-    // Slingshot's provider says that it has completion data, and has it for messages but, unless it is new and told so, not
-    // for writes.
+    // Slingshot's provider says that it has completion data, and has it for messages but, unless it is new and told so,
+    // not for writes.
     let data_bytes = if provider.starts_with("cxi") { 0 } else { chosen.domain().cq_data_size };
     Limits {
         provider,

@@ -1,8 +1,8 @@
 //! What one rank knows of another: what came from it, in order, and what it may be sent.
 //!
-//! Everything that a rank sends to a peer, puts and messages alike, has an index. A provider may deliver in any order; the
-//! receiver takes things in by index, so that a signal counts once all that was sent before it has landed. At most a
-//! [`WINDOW`] is under way: messages in the other direction say how much has come.
+//! Everything that a rank sends to a peer, puts and messages alike, has an index. A provider may deliver in any order;
+//! the receiver takes things in by index, so that a signal counts once all that was sent before it has landed. At most
+//! a [`WINDOW`] is under way: messages in the other direction say how much has come.
 
 use super::sys::FiAddr;
 use super::wire::{Kind, WINDOW};
@@ -194,9 +194,9 @@ impl Peer {
 
     /// This rank has ended an operation: whether the peer is to be told.
     ///
-    /// It must know before it writes to this rank two operations on. What was sent to it in this operation says that the one
-    /// before has ended, which is soon enough; so it is told only where nothing was sent, and where it is likely to write,
-    /// for it has done so lately. In all other cases it asks.
+    /// It must know before it writes to this rank two operations on. What was sent to it in this operation says that
+    /// the one before has ended, which is soon enough; so it is told only where nothing was sent, and where it is
+    /// likely to write, for it has done so lately. In all other cases it asks.
     pub(super) fn end(&mut self, sequence: u64) {
         let lately = self.heard + 1 >= sequence && self.wrote != sequence;
         if lately || (1..=sequence).contains(&self.asked) {

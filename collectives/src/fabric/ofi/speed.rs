@@ -1,8 +1,8 @@
 //! How fast the fabric is, for a comparison with a program that uses libfabric and does nothing else.
 //!
 //! `SWARMLOOM_OFI_SPEED=1 cargo test --release -p swarmloom-collectives ofi::speed -- --nocapture` takes its time and
-//! prints the best and the median of many short runs: on a busy machine the best says what the code can do, the rest what
-//! the scheduler did. Without the variable it only checks that the bytes are right.
+//! prints the best and the median of many short runs: on a busy machine the best says what the code can do, the rest
+//! what the scheduler did. Without the variable it only checks that the bytes are right.
 
 use std::sync::Barrier;
 use std::thread;

@@ -234,8 +234,8 @@ fn shared_memory_files() -> usize {
 
 /// Groups come and go, in order and in the middle of things, and leave nothing behind.
 ///
-/// Files are counted, and other tests of this process open some as well: what is asked is that there are not more for every
-/// group that was.
+/// Files are counted, and other tests of this process open some as well: what is asked is that there are not more for
+/// every group that was.
 #[test]
 fn groups_come_and_go() {
     for provider in ["shm", "tcp;ofi_rxm"] {

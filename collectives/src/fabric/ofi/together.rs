@@ -1,11 +1,11 @@
 //! Endpoints of one group in one process, which are closed together.
 //!
 //! libfabric's `shm` (and `efa`, which uses it within a host) lets endpoints of one process use each other's memory
-//! without a mapping of their own: one that is closed pulls the ground away from under the others. So whoever goes first
-//! leaves its endpoint to the last. Ranks that are processes, as they mostly are, notice nothing of this.
+//! without a mapping of their own: one that is closed pulls the ground away from under the others. So whoever goes
+//! first leaves its endpoint to the last. Ranks that are processes, as they mostly are, notice nothing of this.
 //!
-//! From 2.5 on (seen with 2.6.0), endpoints of `shm` in one process are worse off: one may not learn where another's memory
-//! is, and follows a pointer into nothing. There it is refused.
+//! From 2.5 on (seen with 2.6.0), endpoints of `shm` in one process are worse off: one may not learn where another's
+//! memory is, and follows a pointer into nothing. There it is refused.
 
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};

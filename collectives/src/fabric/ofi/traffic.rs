@@ -62,7 +62,8 @@ impl OfiFabric {
     /// A message has come.
     fn message(&mut self, slot: usize, bytes: usize) -> Result<(), Fault> {
         let at = self.endpoint.message(slot);
-        // SAFETY: a slot has place for a message, and nobody writes to it before it is posted again. It was zeroed once.
+        // SAFETY: a slot has place for a message, and nobody writes to it before it is posted again. It was zeroed
+        // once.
         let head = unsafe { at.cast::<[u8; HEAD]>().read() };
         let Some(message) = Message::decode(&head).filter(|message| HEAD + message.bytes == bytes) else {
             tracing::debug!(bytes, "a message that is none of ours");
@@ -78,8 +79,8 @@ impl OfiFabric {
         let index = message.full_index(peer.got());
         if message.kind == Kind::Packet {
             let place = packet_place(self.packets.raw(), message.from, message.sequence);
-            // SAFETY: the slot has so many bytes, and so has the place, which is for this operation of this sender: it has
-            // heard that we have ended the one that used the place before.
+            // SAFETY: the slot has so many bytes, and so has the place, which is for this operation of this sender: it
+            // has heard that we have ended the one that used the place before.
             unsafe { place.copy_from_nonoverlapping(at.add(HEAD), message.bytes) };
         }
         let item = Item { what: What::Message(message.kind), sequence: message.sequence, tag: Some(message.tag) };
@@ -132,7 +133,14 @@ impl OfiFabric {
             }
             What::Message(Kind::Gone) => {
                 self.lose(from, "it gave up in the middle of an operation".into());
-                self.blame(from, sequence);
+                self.blame(from, tag);
+                // In this one: what it put may have changed before it was taken.
+                if self.open
+                    && sequence <= here
+                    && let Some(fault) = &self.lost
+                {
+                    return Err(fault.clone());
+                }
             }
         }
         if self.open { self.same_operation(from) } else { Ok(()) }
@@ -149,9 +157,9 @@ impl OfiFabric {
     }
 
     /// A peer has gone because of another one: it is that which is lost.
-    fn blame(&mut self, from: Rank, whom: u64) {
-        let others = self.others();
-        if let Some(rank) = others.into_iter().find(|other| *other as u64 == whom && *other != from)
+    fn blame(&mut self, from: Rank, whom: Option<u32>) {
+        let whom = self.others().find(|other| Some(*other as u32) == whom && *other != from);
+        if let Some(rank) = whom
             && let Some(Fault::Lost { rank: lost, how }) = &mut self.lost
             && *lost == from
         {
@@ -196,7 +204,14 @@ impl OfiFabric {
     /// Sends a message without a packet. False: not now.
     pub(super) fn send(&mut self, peer: Rank, kind: Kind, sequence: u64) -> Result<bool, Fault> {
         // SAFETY: no bytes are read.
-        unsafe { self.send_with(peer, kind, sequence, Raw::EMPTY.at, 0) }
+        unsafe { self.send_with(peer, kind, sequence, self.tag, Raw::EMPTY.at, 0) }
+    }
+
+    /// Says that this rank goes in the middle of an operation, because of that rank. False: not now.
+    pub(super) fn send_gone(&mut self, peer: Rank, because_of: Rank) -> Result<bool, Fault> {
+        let operation = if self.open { self.sequence } else { self.sequence + 1 };
+        // SAFETY: no bytes are read.
+        unsafe { self.send_with(peer, Kind::Gone, operation, because_of as u32, Raw::EMPTY.at, 0) }
     }
 
     /// Sends a message with a packet. False: not now.
@@ -208,10 +223,11 @@ impl OfiFabric {
         peer: Rank,
         kind: Kind,
         sequence: u64,
+        tag: u32,
         from: *const u8,
         bytes: usize,
     ) -> Result<bool, Fault> {
-        let (rank, epoch, tag) = (self.rank, self.epoch as u32, self.tag);
+        let (rank, epoch) = (self.rank, self.epoch as u32);
         let to = self.peer(peer);
         let of_operation = matches!(kind, Kind::Signal | Kind::Packet);
         if !to.has_room(of_operation) {

@@ -97,7 +97,8 @@ pub(super) enum Kind {
     Refuse,
     /// The sender goes after the operation `sequence`, its last.
     Leave,
-    /// The sender goes in the middle of an operation, because of the rank `sequence` (or by itself, if that is its own).
+    /// The sender goes in the middle of the operation `sequence`, because of the rank `tag` (or by itself, if that is
+    /// its own).
     Gone,
 }
 
