@@ -62,7 +62,7 @@ pub fn all_reduce(group: &mut Group, tensor: &mut Tensor, op: ReduceOp) -> Resul
 pub fn all_gather(group: &mut Group, tensor: &Tensor) -> Result<Tensor, TensorCollectiveError> {
     let input = dense(tensor)?;
     let ranks = group.ranks();
-    let shape: Vec<i64> = std::iter::once(ranks as i64).chain(input.size()).collect();
+    let shape: Vec<i64> = std::iter::once(ranks as i64).chain(tensor.size()).collect();
     let mut output = Tensor::f_empty(shape, (input.kind(), Device::Cpu))?;
     let collective = Collective::AllGather { parts: vec![input.numel(); ranks] };
     run(group, &collective, &input, &mut output, ReduceOp::Sum)?;
