@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 use crate::fabric::Raw;
 use crate::fault::Fault;
@@ -29,6 +29,12 @@ impl Mapping {
     /// All of it.
     pub fn raw(&self) -> Raw {
         Raw { at: self.at.as_ptr(), bytes: self.bytes }
+    }
+
+    /// Has the system put pages behind it now, so that no operation waits for them later.
+    pub(crate) fn populate(&self) {
+        // SAFETY: populating changes no content. Where the system cannot, pages come when they are touched.
+        let _ = unsafe { madvise(self.at.as_ptr().cast(), self.bytes, Advice::LinuxPopulateWrite) };
     }
 
     fn new(file: impl AsFd, bytes: usize) -> Result<Self, Fault> {
@@ -76,6 +82,11 @@ impl Shared {
     /// The memory.
     pub fn raw(&self) -> Raw {
         self.mapping.raw()
+    }
+
+    /// See [`Mapping::populate`].
+    pub(crate) fn populate(&self) {
+        self.mapping.populate();
     }
 
     /// The file's number in this process, by which peers open it.

@@ -164,6 +164,8 @@ fn shift(half: usize, used: usize, sequence: u64) -> usize {
     if slots < 2 { 0 } else { (sequence / 2) as usize % slots * step }
 }
 
+/// Up to so many ranks, everybody maps all pages of everybody at once; beyond, page tables would be large.
+const POPULATED: usize = 8;
 /// Two cache lines.
 const PAIR: usize = 128;
 
@@ -185,6 +187,7 @@ impl Offer {
             why: format!("{half_bytes} bytes of scratch are too many"),
         })?;
         let segment = Shared::create("swarmloom", bytes)?;
+        segment.populate();
         // SAFETY: the segment is larger than a head, aligned to a page, zeroed, and nobody else has it yet.
         unsafe {
             let head = segment.raw().at.cast::<Head>();
@@ -214,6 +217,9 @@ impl Offer {
                 continue;
             };
             let mapping = memory::open(card.process, card.file, bytes)?;
+            if self.ranks <= POPULATED {
+                mapping.populate();
+            }
             let head = mapping.raw().at.cast::<Head>();
             // SAFETY: the mapping is at least a head; these two were written before the card was sent.
             let (magic, epoch) = unsafe { ((&raw const (*head).magic).read(), (&raw const (*head).epoch).read()) };
