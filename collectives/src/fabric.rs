@@ -231,3 +231,23 @@ pub trait Fabric: Send + Debug {
     /// A fault of a wait.
     fn flush(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault>;
 }
+
+/// The transport of a group. An operation over shared memory may take a tenth of a microsecond, of which calls through a
+/// table would be a part: the executor is compiled for it apart.
+#[derive(Debug)]
+pub(crate) enum Carrier {
+    /// Shared memory with every rank.
+    Shm(Box<shm::ShmFabric>),
+    /// Anything else.
+    Any(Box<dyn Fabric>),
+}
+
+impl Carrier {
+    /// Whatever it is.
+    pub(crate) fn get(&self) -> &dyn Fabric {
+        match self {
+            Self::Shm(fabric) => fabric.as_ref(),
+            Self::Any(fabric) => fabric.as_ref(),
+        }
+    }
+}

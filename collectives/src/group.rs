@@ -16,7 +16,7 @@ use crate::control::Control;
 use crate::error::CollectiveError;
 use crate::execute::{Program, Streaming};
 use crate::fabric::region::{Region, Regions};
-use crate::fabric::{Entry, Fabric, Raw};
+use crate::fabric::{Carrier, Entry, Raw};
 use crate::fault::Fault;
 use crate::patience::{Abort, Ladder, Patience};
 use crate::plan::{Collective, Layout, Rank};
@@ -87,7 +87,7 @@ pub struct Group {
     members: Vec<Rank>,
     rank: Rank,
     epoch: u64,
-    fabric: Box<dyn Fabric>,
+    fabric: Carrier,
     layout: Layout,
     regions: Regions,
     abort: Arc<Abort>,
@@ -197,7 +197,7 @@ impl Group {
 
     /// The transport's name.
     pub fn transport(&self) -> &'static str {
-        self.fabric.name()
+        self.fabric.get().name()
     }
 
     /// What its ranks can do to each other.
@@ -234,7 +234,7 @@ impl Group {
     /// [`CollectiveError::Setup`].
     pub fn region(&self, bytes: usize) -> Result<Region, CollectiveError> {
         let region = self.regions.create(bytes).map_err(|fault| CollectiveError::Setup { what: "a region", fault })?;
-        self.fabric.publish_regions();
+        self.fabric.get().publish_regions();
         Ok(region)
     }
 
@@ -426,7 +426,13 @@ impl Group {
         let entry = Entry { sequence: self.sequence, tag, input, output };
         let mut patience = Patience::new(&self.abort, self.config.timeout, self.ladder);
         // SAFETY: the caller's promise; lengths were checked, and the plan was verified for this layout.
-        match unsafe { program.run(self.fabric.as_mut(), &entry, &reducer, &mut patience) } {
+        let done = unsafe {
+            match &mut self.fabric {
+                Carrier::Shm(fabric) => program.run(fabric.as_mut(), &entry, &reducer, &mut patience),
+                Carrier::Any(fabric) => program.run(fabric.as_mut(), &entry, &reducer, &mut patience),
+            }
+        };
+        match done {
             Ok(()) => {
                 prepared.trials.record(began.map(|began| began.elapsed()));
                 if let Some(times) = prepared.trials.undecided() {

@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use crate::control::Control;
 use crate::error::CollectiveError;
-use crate::fabric::Fabric;
 use crate::fabric::mixed::MixedFabric;
 use crate::fabric::ofi::{self, OfiFabric};
 use crate::fabric::region::Regions;
 use crate::fabric::shm::{Card, Offer, ShmFabric};
 use crate::fabric::tcp::{TcpFabric, Tuning};
+use crate::fabric::{Carrier, Fabric};
 use crate::fault::Fault;
 use crate::group::{GroupConfig, Transport};
 use crate::plan::{Collective, Layout, Rank, Reach};
@@ -46,14 +46,14 @@ impl Epoch<'_> {
 }
 
 /// The transport of one epoch, connected, and what its ranks can do to each other: the same on all of them.
-pub(crate) fn connect(epoch: &Epoch<'_>, regions: &Regions) -> Result<(Box<dyn Fabric>, Layout), CollectiveError> {
+pub(crate) fn connect(epoch: &Epoch<'_>, regions: &Regions) -> Result<(Carrier, Layout), CollectiveError> {
     let setup = |what: &'static str| move |fault| CollectiveError::Setup { what, fault };
     let fabric = fabric(epoch, regions)?;
-    let layout = layout(epoch, fabric.as_ref()).map_err(setup("agreeing on what ranks can do"))?;
+    let layout = layout(epoch, fabric.get()).map_err(setup("agreeing on what ranks can do"))?;
     Ok((fabric, layout))
 }
 
-fn fabric(epoch: &Epoch<'_>, regions: &Regions) -> Result<Box<dyn Fabric>, CollectiveError> {
+fn fabric(epoch: &Epoch<'_>, regions: &Regions) -> Result<Carrier, CollectiveError> {
     let setup = |what: &'static str| move |fault| CollectiveError::Setup { what, fault };
     let Epoch { control, config, members, number, deadline } = *epoch;
     let (rank, hosts) = (epoch.rank(), epoch.hosts());
@@ -63,7 +63,7 @@ fn fabric(epoch: &Epoch<'_>, regions: &Regions) -> Result<Box<dyn Fabric>, Colle
     let mut near = None;
     if config.transport == Transport::Ofi {
         let fabric = libfabric(epoch).and_then(|made| made);
-        return Ok(Box::new(fabric.map_err(setup("setting up libfabric"))?));
+        return Ok(Carrier::Any(Box::new(fabric.map_err(setup("setting up libfabric"))?)));
     }
     if config.transport == Transport::Shm && !together {
         let fault = Fault::System { what: "shared memory", why: "the ranks are not all on one host".into() };
@@ -71,7 +71,7 @@ fn fabric(epoch: &Epoch<'_>, regions: &Regions) -> Result<Box<dyn Fabric>, Colle
     }
     if config.transport != Transport::Tcp && (shared || together) {
         match shm(epoch, &hosts, regions).map_err(setup("setting up shared memory"))? {
-            Ok(fabric) if together => return Ok(Box::new(fabric)),
+            Ok(fabric) if together => return Ok(Carrier::Shm(Box::new(fabric))),
             Ok(fabric) => near = Some(fabric),
             Err(fault) if config.transport == Transport::Shm => return Err(setup("setting up shared memory")(fault)),
             Err(fault) => tracing::warn!(%fault, "shared memory is not to be had: TCP is used within hosts"),
@@ -83,9 +83,9 @@ fn fabric(epoch: &Epoch<'_>, regions: &Regions) -> Result<Box<dyn Fabric>, Colle
     Ok(match near {
         Some(near) => {
             let local = hosts.iter().map(|host| *host == hosts[rank]).collect();
-            Box::new(MixedFabric::new(near, far, local))
+            Carrier::Any(Box::new(MixedFabric::new(near, far, local)))
         }
-        None => Box::new(far),
+        None => Carrier::Any(Box::new(far)),
     })
 }
 

@@ -6,12 +6,12 @@
 //! sees the value.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use rustix::thread::{MembarrierCommand, futex, membarrier, sched_yield};
 
-use super::bell_core::{Bell, Sleeper};
+use super::bell_core::{Asleep, Bell, Sleeper};
 use crate::fault::Fault;
 use crate::patience::{Patience, Rest, Wait};
 use crate::plan::Rank;
@@ -29,7 +29,7 @@ const SHORT_SLEEP: Duration = Duration::from_micros(100);
 #[derive(Debug)]
 struct Futex;
 
-impl Sleeper<AtomicU64, AtomicU32> for Futex {
+impl Sleeper<AtomicU64> for Futex {
     fn fence(&self) -> bool {
         register() && membarrier(MembarrierCommand::GlobalExpedited).is_ok()
     }
@@ -48,14 +48,14 @@ impl Sleeper<AtomicU64, AtomicU32> for Futex {
 
 /// Raises `bell` to `value`, which is above all values before.
 #[inline]
-pub(crate) fn raise(bell: &Bell, value: u64) {
-    bell.raise(value, &Futex);
+pub(crate) fn raise(bell: &Bell, value: u64, asleep: &Asleep) {
+    bell.raise(value, asleep, &Futex);
 }
 
 /// Waits until `bell` is at `value` or above; `look` is asked for other reasons to end between looks.
 #[inline]
 pub(crate) fn wait(
-    bell: &Bell,
+    (bell, asleep): (&Bell, &Asleep),
     value: u64,
     peer: Rank,
     patience: &mut Patience<'_>,
@@ -68,12 +68,12 @@ pub(crate) fn wait(
         }
         std::hint::spin_loop();
     }
-    wait_longer(bell, value, peer, patience, &mut look)
+    wait_longer((bell, asleep), value, peer, patience, &mut look)
 }
 
 #[cold]
 fn wait_longer(
-    bell: &Bell,
+    (bell, asleep): (&Bell, &Asleep),
     value: u64,
     peer: Rank,
     patience: &mut Patience<'_>,
@@ -91,7 +91,7 @@ fn wait_longer(
         match rest? {
             Rest::Spin => {}
             Rest::Yield => sched_yield(),
-            Rest::Sleep(at_most) => bell.sleep(value, at_most, SHORT_SLEEP, &Futex),
+            Rest::Sleep(at_most) => bell.sleep(value, (at_most, SHORT_SLEEP), asleep, &Futex),
         }
         for _ in 0..patience.spins() {
             let seen = bell.value();

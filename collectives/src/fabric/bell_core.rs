@@ -40,53 +40,62 @@ impl Flag for AtomicU32 {
     }
 }
 
-/// A monotone counter with one raiser and one waiter, and whether the waiter sleeps.
+/// A monotone counter with one raiser and one waiter.
 #[derive(Debug)]
-#[repr(C)]
-pub(crate) struct Bell<V = AtomicU64, F = AtomicU32> {
-    value: V,
-    sleeps: F,
-}
+#[repr(transparent)]
+pub(crate) struct Bell<V = AtomicU64>(V);
+
+/// Whether the waiter sleeps, at one of the bells of one raiser. In a line of its own, which changes seldom: the raiser
+/// has it at hand, while a counter's line has just been with the waiter and takes its time to come back.
+#[derive(Debug)]
+#[repr(transparent)]
+pub(crate) struct Asleep<F = AtomicU32>(F);
 
 /// The system calls that a sleep takes.
-pub(crate) trait Sleeper<V, F>: Debug {
+pub(crate) trait Sleeper<V>: Debug {
     /// A full fence on this thread and on every raiser, wherever it is. False where only this thread passed one.
     fn fence(&self) -> bool;
     /// What that fence is to a raiser, between its store and its look: nothing that it has to do itself.
     #[inline(always)]
     fn fenced(&self) {}
     /// Sleeps unless the low half of the value differs from that of `seen`.
-    fn sleep(&self, bell: &Bell<V, F>, seen: u64, at_most: Duration);
-    /// Wakes who sleeps.
-    fn wake(&self, bell: &Bell<V, F>);
+    fn sleep(&self, bell: &Bell<V>, seen: u64, at_most: Duration);
+    /// Wakes who sleeps at this bell.
+    fn wake(&self, bell: &Bell<V>);
 }
 
-impl<V: Value, F: Flag> Bell<V, F> {
+impl<V: Value> Bell<V> {
     /// What it is at, with everything that was written before it was raised to that.
     #[inline(always)]
     pub(crate) fn value(&self) -> u64 {
-        self.value.acquire()
+        self.0.acquire()
     }
 
     /// Raises it.
     #[inline(always)]
-    pub(crate) fn raise(&self, value: u64, sleeper: &impl Sleeper<V, F>) {
-        self.value.release(value);
+    pub(crate) fn raise<F: Flag>(&self, value: u64, asleep: &Asleep<F>, sleeper: &impl Sleeper<V>) {
+        self.0.release(value);
         sleeper.fenced();
-        if self.sleeps.get() != 0 {
+        if asleep.0.get() != 0 {
             sleeper.wake(self);
         }
     }
 
     /// Sleeps at most so long unless it has reached `value`; at most `unfenced` where the raiser passes no fence.
-    pub(crate) fn sleep(&self, value: u64, at_most: Duration, unfenced: Duration, sleeper: &impl Sleeper<V, F>) {
-        self.sleeps.set(1);
+    pub(crate) fn sleep<F: Flag>(
+        &self,
+        value: u64,
+        (at_most, unfenced): (Duration, Duration),
+        asleep: &Asleep<F>,
+        sleeper: &impl Sleeper<V>,
+    ) {
+        asleep.0.set(1);
         let fenced = sleeper.fence();
         let seen = self.value();
         if seen < value {
             sleeper.sleep(self, seen, if fenced { at_most } else { at_most.min(unfenced) });
         }
-        self.sleeps.set(0);
+        asleep.0.set(0);
     }
 }
 
@@ -96,7 +105,7 @@ impl Bell {
         const { assert!(cfg!(target_endian = "little"), "the low half comes first") };
         // SAFETY: the first four bytes of an aligned `AtomicU64` are an aligned `AtomicU32`; only the kernel reads them
         // through it.
-        unsafe { &*(&raw const self.value).cast::<AtomicU32>() }
+        unsafe { &*(&raw const self.0).cast::<AtomicU32>() }
     }
 }
 
@@ -111,7 +120,7 @@ mod tests {
 
     use super::*;
 
-    type Modelled = Bell<atomic::AtomicU64, atomic::AtomicU32>;
+    type Modelled = Bell<atomic::AtomicU64>;
 
     impl Value for atomic::AtomicU64 {
         fn acquire(&self) -> u64 {
@@ -140,7 +149,7 @@ mod tests {
         woken: Condvar,
     }
 
-    impl Sleeper<atomic::AtomicU64, atomic::AtomicU32> for Kernel {
+    impl Sleeper<atomic::AtomicU64> for Kernel {
         fn fence(&self) -> bool {
             fence(Ordering::SeqCst);
             true
@@ -152,7 +161,7 @@ mod tests {
 
         fn sleep(&self, bell: &Modelled, seen: u64, _at_most: Duration) {
             let queue = self.queue.lock().expect("no poison");
-            if bell.value.acquire() == seen {
+            if bell.0.acquire() == seen {
                 drop(self.woken.wait(queue).expect("no poison"));
             }
         }
@@ -165,21 +174,22 @@ mod tests {
 
     fn model(raises: u64) {
         loom::model(move || {
-            let bell = Arc::new(Modelled { value: atomic::AtomicU64::new(0), sleeps: atomic::AtomicU32::new(0) });
+            let bell = Arc::new(Bell(atomic::AtomicU64::new(0)));
+            let asleep = Arc::new(Asleep(atomic::AtomicU32::new(0)));
             let kernel = Arc::new(Kernel { queue: Mutex::new(()), woken: Condvar::new() });
             let data = Arc::new(UnsafeCell::new(0));
             let raiser = loom::thread::spawn({
-                let (bell, kernel, data) = (bell.clone(), kernel.clone(), data.clone());
+                let (bell, asleep, kernel, data) = (bell.clone(), asleep.clone(), kernel.clone(), data.clone());
                 move || {
                     // SAFETY: the waiter reads only after the bell has risen to its last value.
                     data.with_mut(|data| unsafe { *data = 7 });
                     for value in 1..=raises {
-                        bell.raise(value, &*kernel);
+                        bell.raise(value, &asleep, &*kernel);
                     }
                 }
             });
             while bell.value() < raises {
-                bell.sleep(raises, Duration::MAX, Duration::MAX, &*kernel);
+                bell.sleep(raises, (Duration::MAX, Duration::MAX), &asleep, &*kernel);
             }
             // SAFETY: the raiser wrote before it raised, and writes no more.
             assert_eq!(data.with(|data| unsafe { *data }), 7);

@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 use swarmloom_kernels::copy::{self, Stores};
 
-use super::bell_core::Bell;
+use super::bell_core::{Asleep, Bell};
 use super::region::{MAX_REGIONS, RegionSlot, Regions};
 use super::{Entry, Fabric, Raw, Target, Window, bell};
 use crate::fault::Fault;
 use crate::memory::{self, Mapping, Shared};
-use crate::patience::Patience;
+use crate::patience::{GUARDED, Patience};
 use crate::plan::{Rank, Reach};
 
 /// Bytes of a packet: what fits a line beside its counter, in two cache lines that processors fetch as a pair.
@@ -35,10 +35,11 @@ struct Line {
     payload: [u8; PACKET_BYTES],
 }
 
-/// What one sender writes into a receiver's segment.
+/// What one sender writes into a receiver's segment, but for the first line: that one is the receiver's.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(128))]
 struct Lines {
+    asleep: Asleep,
     signals: Line,
     packets: [Line; 2],
     exposed: [Line; 2],
@@ -317,23 +318,26 @@ impl ShmFabric {
 
     #[inline]
     fn wait_for(&self, line: *const Line, value: u64, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault> {
-        // SAFETY: the line is in a mapping that lives as long as `self`; bell and tags are made of atomics.
-        let (bell, tag) = unsafe { (&(*line).bell, &(*line).tags[self.parity()]) };
-        bell::wait(bell, value, peer, patience, || self.same_operation(peer))?;
-        let theirs = tag.load(Ordering::Relaxed);
+        // SAFETY: the line is one of `peer`'s in this rank's own segment; bell, flag and tags are made of atomics.
+        let (bell, asleep, tag) =
+            unsafe { (&(*line).bell, &(*self.inbound(peer)).asleep, &(*line).tags[self.parity()]) };
+        bell::wait((bell, asleep), value, peer, patience, || self.same_operation(peer))?;
+        let theirs = if GUARDED { tag.load(Ordering::Relaxed) } else { self.entry.tag };
         if theirs == self.entry.tag { Ok(()) } else { Err(self.mismatch(peer, theirs)) }
     }
 
     /// Raises a bell, with the name of the operation.
     ///
     /// # Safety
-    /// `line` is one of this rank's lines at a peer.
+    /// `line` is one of this rank's `lines` at a peer.
     #[inline]
-    unsafe fn ring(&self, line: *const Line, value: u64) {
+    unsafe fn ring(&self, lines: *const Lines, line: *const Line, value: u64) {
         // SAFETY: the caller's promise; the mapping lives as long as `self`; bell and tags are made of atomics.
         unsafe {
-            (*line).tags[self.parity()].store(self.entry.tag, Ordering::Relaxed);
-            bell::raise(&(*line).bell, value);
+            if GUARDED {
+                (*line).tags[self.parity()].store(self.entry.tag, Ordering::Relaxed);
+            }
+            bell::raise(&(*line).bell, value, &(*lines).asleep);
         }
     }
 
@@ -483,7 +487,9 @@ impl Fabric for ShmFabric {
         self.entry = *entry;
         self.shift = shift(self.half, self.used, entry.sequence);
         let word = (entry.sequence & u64::from(u32::MAX)) | u64::from(entry.tag) << 32;
-        self.head().begun.store(word, Ordering::Relaxed);
+        if GUARDED {
+            self.head().begun.store(word, Ordering::Relaxed);
+        }
         for peer in 0..self.peers.len() {
             if self.peers[peer].as_ref().is_some_and(|peer| peer.ended + 2 < entry.sequence) {
                 self.wait_until_ended(peer, entry.sequence - 2, patience)?;
@@ -526,12 +532,12 @@ impl Fabric for ShmFabric {
 
     #[inline]
     fn signal(&mut self, peer: Rank, _patience: &mut Patience<'_>) -> Result<(), Fault> {
-        let line = self.outbound(peer);
+        let lines = self.outbound(peer);
         let to = self.peer_mut(peer);
         to.sent += 1;
         let count = to.sent;
         // SAFETY: a field's address within the peer's mapping: this rank's line for signals.
-        unsafe { self.ring(&raw const (*line).signals, count) };
+        unsafe { self.ring(lines, &raw const (*lines).signals, count) };
         Ok(())
     }
 
@@ -564,9 +570,10 @@ impl Fabric for ShmFabric {
         // SAFETY: a line of the peer's mapping; it reads the payload only after the bell has risen, and has ended with
         // what the line held two operations ago. `from` is readable, says the caller.
         unsafe {
-            let line = &raw mut (*self.outbound(peer)).packets[self.parity()];
+            let lines = self.outbound(peer);
+            let line = &raw mut (*lines).packets[self.parity()];
             std::ptr::copy_nonoverlapping(from, (&raw mut (*line).payload).cast(), bytes.min(PACKET_BYTES));
-            self.ring(line, self.entry.sequence);
+            self.ring(lines, line, self.entry.sequence);
         }
         Ok(())
     }
@@ -588,9 +595,10 @@ impl Fabric for ShmFabric {
         // SAFETY: as for packets; two locators fit the payload.
         unsafe {
             const { assert!(size_of::<[Locator; 2]>() <= PACKET_BYTES) };
-            let line = &raw mut (*self.outbound(peer)).exposed[self.parity()];
+            let lines = self.outbound(peer);
+            let line = &raw mut (*lines).exposed[self.parity()];
             (&raw mut (*line).payload).cast::<[Locator; 2]>().write_unaligned(both);
-            self.ring(line, self.entry.sequence);
+            self.ring(lines, line, self.entry.sequence);
         }
         Ok(())
     }
