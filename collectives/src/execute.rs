@@ -12,7 +12,7 @@ use swarmloom_kernels::reduce::Reducer;
 use crate::fabric::{Entry, Fabric, Target, Window};
 use crate::fault::Fault;
 use crate::patience::Patience;
-use crate::plan::{Buffer, Layout, MAX_RANKS, Place, Plan, Rank, Slice, Step};
+use crate::plan::{Algorithm, Buffer, Layout, MAX_RANKS, Place, Plan, Rank, Slice, Step};
 
 /// An address to be: a buffer's index in [`Program::bases`], and bytes from its start.
 #[derive(Debug, Clone, Copy)]
@@ -66,14 +66,15 @@ impl Streaming {
     pub const NEVER: Self = Self { output_from: usize::MAX, scratch_from: usize::MAX, wander: false };
 
     /// The ways that may be the fastest for an operation of so many bytes: a function of what all ranks know.
-    pub fn worth_trying(bytes: usize, layout: &Layout) -> Vec<Self> {
+    pub fn worth_trying(bytes: usize, algorithm: Algorithm, layout: &Layout) -> Vec<Self> {
+        let direct = algorithm == Algorithm::Direct;
         let output = Self { output_from: 0, ..Self::NEVER };
         let both = Self { scratch_from: 0, ..output };
         let wander = Self { wander: true, ..Self::NEVER };
         match layout.near.load_scratch {
             _ if bytes < WORTH_TRYING => vec![Self::NEVER],
-            true if layout.near.reduce_user && bytes < DIRECT_WORTH_TRYING => vec![Self::NEVER],
-            true if layout.near.reduce_user => vec![output, Self::NEVER],
+            true if direct && bytes < DIRECT_WORTH_TRYING => vec![Self::NEVER],
+            true if direct => vec![output, Self::NEVER],
             true if bytes >= BEYOND_CACHE => vec![both, Self { wander: true, ..output }],
             true => vec![both, Self::NEVER, wander, Self { wander: true, ..both }],
             false => vec![Self::NEVER],

@@ -19,7 +19,7 @@ use crate::fabric::region::{Region, Regions};
 use crate::fabric::{Carrier, Entry, Raw};
 use crate::fault::Fault;
 use crate::patience::{Abort, Ladder, Patience};
-use crate::plan::{Collective, Layout, Rank};
+use crate::plan::{Collective, Layout, Plan, Rank};
 use crate::select::Selector;
 use crate::setup;
 
@@ -110,7 +110,7 @@ struct Prepared {
     /// Bytes of input and output.
     input_bytes: usize,
     output_bytes: usize,
-    /// What reduces, and the operation's tag, for the dtype and operation of the last call.
+    /// What reduces, and what the operation's tag is salted with, for the dtype and operation of the last call.
     last: (Dtype, ReduceOp, Reducer, u32),
 }
 
@@ -416,13 +416,15 @@ impl Group {
         }
         let (last_dtype, last_op, ..) = prepared.last;
         if (last_dtype, last_op) != (dtype, op) {
-            prepared.last = (dtype, op, Reducer::new(dtype, op), tag(&prepared.ways[0], dtype, op));
+            prepared.last = (dtype, op, Reducer::new(dtype, op), salt(dtype, op, collective));
         }
-        let (_, _, reducer, tag) = prepared.last;
+        let (_, _, reducer, salt) = prepared.last;
         self.sequence += 1;
         let (way, timed) = prepared.trials.next();
         let program = &mut prepared.ways[way];
         let began = timed.then(Instant::now);
+        // Ranks must agree on the way, too; never 0.
+        let tag = (program.tag() ^ salt) | 1;
         let entry = Entry { sequence: self.sequence, tag, input, output };
         let mut patience = Patience::new(&self.abort, self.config.timeout, self.ladder);
         // SAFETY: the caller's promise; lengths were checked, and the plan was verified for this layout.
@@ -457,7 +459,7 @@ impl Group {
         let element_bytes = dtype.size();
         setup::check(collective, self.ranks())?;
         let layout = setup::layout_for(&self.layout, registered);
-        let plan = self.config.selector.plan(collective, &layout, element_bytes)?;
+        let plans = self.config.selector.plans(collective, &layout, element_bytes)?;
         let bytes = |elements: usize| {
             let why = || format!("{elements} elements are more than there can be");
             elements
@@ -466,16 +468,22 @@ impl Group {
         };
         let (input_bytes, output_bytes) =
             (bytes(collective.input_len(self.rank))?, bytes(collective.output_len(self.rank))?);
-        let streaming = match self.config.streaming {
+        let larger = input_bytes.max(output_bytes);
+        let streaming = |plan: &Plan| match self.config.streaming {
             Some(fixed) => vec![fixed],
-            None => Streaming::worth_trying(input_bytes.max(output_bytes), &layout),
+            None => Streaming::worth_trying(larger, plan.algorithm, &layout),
         };
         // A try of a large operation is dear, and leaves nothing of others in the caches.
-        let tries = if input_bytes.max(output_bytes) < LARGE { 6 } else { 2 };
-        let plan = Arc::new(plan);
-        let ways: Vec<Program> =
-            streaming.into_iter().map(|one| Program::compile(plan.clone(), self.rank, one)).collect();
-        let last = (dtype, op, Reducer::new(dtype, op), tag(&ways[0], dtype, op));
+        let tries = if larger < LARGE { 6 } else { 2 };
+        let rank = self.rank;
+        let ways: Vec<Program> = plans
+            .into_iter()
+            .flat_map(|plan| {
+                let (ways, plan) = (streaming(&plan), Arc::new(plan));
+                ways.into_iter().map(move |way| Program::compile(plan.clone(), rank, way))
+            })
+            .collect();
+        let last = (dtype, op, Reducer::new(dtype, op), salt(dtype, op, collective));
         let prepared = Prepared { trials: Trials::new(ways.len(), tries), ways, input_bytes, output_bytes, last };
         let key = Key { collective: collective.clone(), element_bytes, registered };
         if self.programs.0.len() == MAX_PROGRAMS {
@@ -547,15 +555,10 @@ impl Group {
     }
 }
 
-/// What ranks must agree on, hashed (FNV-1a); never 0.
-fn tag(program: &Program, dtype: Dtype, op: ReduceOp) -> u32 {
-    let plan = program.plan();
-    let op = if plan.collective.reduces() { op as u32 } else { 0 };
-    let mut hash = program.tag();
-    for part in [dtype as u32, op] {
-        hash = (hash ^ part).wrapping_mul(0x0100_0193);
-    }
-    hash | 1
+/// What ranks must agree on beside the plan, hashed (FNV-1a).
+fn salt(dtype: Dtype, op: ReduceOp, collective: &Collective) -> u32 {
+    let op = if collective.reduces() { op as u32 } else { 0 };
+    [dtype as u32, op].iter().fold(0x811c_9dc5, |hash, part| (hash ^ part).wrapping_mul(0x0100_0193))
 }
 
 fn raw<T: Element>(slice: &[T]) -> Raw {

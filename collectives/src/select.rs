@@ -122,6 +122,29 @@ impl Selector {
         Ok(plan)
     }
 
+    /// The plan of a collective, and others that may be faster, all verified: which one is, depends on what the choice does
+    /// not know, so that it is tried. Never empty; the same on every rank.
+    ///
+    /// # Errors
+    /// As [`Selector::plan`].
+    pub fn plans(
+        &self,
+        collective: &Collective,
+        layout: &Layout,
+        element_bytes: usize,
+    ) -> Result<Vec<Plan>, CollectiveError> {
+        let chosen = self.plan(collective, layout, element_bytes)?;
+        let bytes = largest(collective, layout.ranks()).saturating_mul(element_bytes);
+        let rival = rival(chosen.algorithm, layout, bytes).filter(|_| self.forced.is_none());
+        let mut plans = vec![chosen];
+        if let Some(rival) = rival.filter(|one| build::algorithms(collective, layout, element_bytes).contains(one)) {
+            let plan = build::build(collective, rival, layout, element_bytes, &self.tuning)?;
+            verify::verify(&plan, layout)?;
+            plans.push(plan);
+        }
+        Ok(plans)
+    }
+
     /// The algorithm and its chunks.
     pub fn choice(&self, collective: &Collective, layout: &Layout, element_bytes: usize) -> (Algorithm, Tuning) {
         let bytes = largest(collective, layout.ranks()).saturating_mul(element_bytes);
@@ -145,8 +168,16 @@ fn largest(collective: &Collective, ranks: usize) -> usize {
 
 /// From here on two halves of the work are less than twice the whole.
 const ONE_SHOT_BYTES: usize = 64 << 10;
-/// From here on nothing is gained by meeting before reducing registered memory.
-const DIRECT_FROM: usize = 2 << 10;
+/// From here on registered memory is read where it is. Up to [`DIRECT_SURELY`] it depends on how far apart the cores are:
+/// a line that its writer has just changed is dear to read from afar, and cheaper to be sent past the caches.
+const DIRECT_FROM: usize = 1 << 10;
+const DIRECT_SURELY: usize = 16 << 10;
+
+/// What may be faster than what was chosen.
+fn rival(chosen: Algorithm, layout: &Layout, bytes: usize) -> Option<Algorithm> {
+    let unsure = chosen == Algorithm::Direct && layout.near.load_scratch && bytes < DIRECT_SURELY;
+    unsure.then_some(Algorithm::OneShot)
+}
 
 /// The algorithm for a collective, where nothing was measured.
 pub fn choose(collective: &Collective, layout: &Layout, element_bytes: usize) -> Algorithm {

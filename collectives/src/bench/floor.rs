@@ -27,7 +27,7 @@ const MAIL: usize = 28;
 /// Elements that go in one piece to one of two places: so few are best where both cores have them.
 const LETTER: usize = (4 << 10) / 4;
 /// With direct access, from here on two ranks that work on a half each are faster than two that do everything.
-const HALVES_FROM: usize = (8 << 10) / 4;
+const HALVES_FROM: usize = (1 << 10) / 4;
 /// From here on results pass the cache by; from a quarter of it where the program is told to.
 const RESULT_STREAMS_FROM: usize = (16 << 20) / 4;
 /// From here on what the other rank reads passes the cache by, where the program is told to.

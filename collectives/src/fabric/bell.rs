@@ -52,7 +52,8 @@ pub(crate) fn raise(bell: &Bell, value: u64, asleep: &Asleep) {
     bell.raise(value, asleep, &Futex);
 }
 
-/// Waits until `bell` is at `value` or above; `look` is asked for other reasons to end between looks.
+/// Waits until `bell` is at `value` or above; `look` is asked for other reasons to end between looks. `beside` is called
+/// with each look: it may touch what will be read next, so that it comes over at the same time.
 #[inline]
 pub(crate) fn wait(
     (bell, asleep): (&Bell, &Asleep),
@@ -60,8 +61,10 @@ pub(crate) fn wait(
     peer: Rank,
     patience: &mut Patience<'_>,
     mut look: impl FnMut() -> Result<(), Fault>,
+    beside: impl Fn(),
 ) -> Result<u64, Fault> {
     for _ in 0..patience.spins() {
+        beside();
         let seen = bell.value();
         if seen >= value {
             return Ok(seen);

@@ -286,11 +286,18 @@ impl ShmFabric {
     }
 
     #[inline]
-    fn wait_for(&self, line: *const Line, value: u64, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault> {
+    fn wait_for(
+        &self,
+        line: *const Line,
+        value: u64,
+        peer: Rank,
+        patience: &mut Patience<'_>,
+        beside: impl Fn(),
+    ) -> Result<(), Fault> {
         // SAFETY: the line is one of `peer`'s in this rank's own segment; bell, flag and tags are made of atomics.
         let (bell, asleep, tag) =
             unsafe { (&(*line).bell, &(*self.inbound(peer)).asleep, &(*line).tags[self.parity()]) };
-        bell::wait((bell, asleep), value, peer, patience, || self.same_operation(peer))?;
+        bell::wait((bell, asleep), value, peer, patience, || self.same_operation(peer), beside)?;
         let theirs = if GUARDED { tag.load(Ordering::Relaxed) } else { self.entry.tag };
         if theirs == self.entry.tag { Ok(()) } else { Err(self.mismatch(peer, theirs)) }
     }
@@ -420,7 +427,7 @@ impl Fabric for ShmFabric {
         let next = self.peer(peer).consumed + 1;
         // SAFETY: a field's address within this rank's own segment.
         let line = unsafe { &raw const (*self.inbound(peer)).signals };
-        self.wait_for(line, next, peer, patience)?;
+        self.wait_for(line, next, peer, patience, || ())?;
         self.peer_mut(peer).consumed = next;
         self.heard(peer);
         Ok(())
@@ -455,11 +462,13 @@ impl Fabric for ShmFabric {
     #[inline]
     fn wait_packet(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<*const u8, Fault> {
         // SAFETY: fields' addresses within this rank's own segment.
-        let (line, payload) = unsafe {
+        let (line, payload): (_, *const u8) = unsafe {
             let line = &raw const (*self.inbound(peer)).packets[self.parity()];
             (line, (&raw const (*line).payload).cast())
         };
-        self.wait_for(line, self.entry.sequence, peer, patience)?;
+        // SAFETY: a byte of the line's second half; whatever is there meanwhile is not looked at.
+        let second = || _ = unsafe { payload.add(PACKET_BYTES - 1).read_volatile() };
+        self.wait_for(line, self.entry.sequence, peer, patience, second)?;
         self.heard(peer);
         Ok(payload)
     }
@@ -480,7 +489,7 @@ impl Fabric for ShmFabric {
     fn meet(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault> {
         // SAFETY: a field's address within this rank's own segment.
         let line = unsafe { &raw const (*self.inbound(peer)).exposed[self.parity()] };
-        self.wait_for(line, self.entry.sequence, peer, patience)?;
+        self.wait_for(line, self.entry.sequence, peer, patience, || ())?;
         // SAFETY: the bell has risen: the peer wrote the locators before, and writes no others before this ends.
         let [input, output] = unsafe { (&raw const (*line).payload).cast::<[Locator; 2]>().read_unaligned() };
         let (input, output) = (self.reach_buffer(peer, input)?, self.reach_buffer(peer, output)?);
