@@ -105,6 +105,8 @@ pub struct OfiFabric {
     lost: Option<Fault>,
     /// The first fault: there is no way on from it.
     broken: Option<Fault>,
+    /// Whom the reason is still to be told to: it called the operation something else.
+    refused: Option<Rank>,
     events: Vec<Event>,
 }
 
@@ -155,6 +157,7 @@ impl OfiFabric {
             owing: 0,
             lost: None,
             broken: None,
+            refused: None,
             events: Vec::new(),
         })
     }
@@ -229,8 +232,9 @@ impl OfiFabric {
     fn give_up(&mut self, fault: Fault) -> Fault {
         if self.broken.is_none() {
             if let Fault::Mismatch { rank, .. } = fault {
-                // The peer may not have heard of this operation yet. If this is not taken now, it will hear that we go.
-                let _ = self.send(rank, Kind::Refuse, self.sequence);
+                // The peer may not have heard of this operation yet. What is not taken now is said at the end.
+                let taken = self.send(rank, Kind::Refuse, self.sequence);
+                self.refused = matches!(taken, Ok(false)).then_some(rank);
             }
             self.broken = Some(fault.clone());
         }
@@ -459,6 +463,13 @@ impl Drop for OfiFabric {
         let mut untold: Vec<Rank> = self.others().filter(|peer| !self.peer(*peer).gone).collect();
         loop {
             untold.retain(|peer| {
+                if self.refused == Some(*peer) {
+                    // First why, and then that.
+                    if let Ok(false) = self.send(*peer, Kind::Refuse, self.sequence) {
+                        return true;
+                    }
+                    self.refused = None;
+                }
                 let told = match orderly {
                     true => self.send(*peer, Kind::Leave, self.ended),
                     false => self.send_gone(*peer, because_of),
