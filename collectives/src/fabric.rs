@@ -250,4 +250,11 @@ impl Carrier {
             Self::Any(fabric) => fabric.as_ref(),
         }
     }
+
+    pub(crate) fn get_mut(&mut self) -> &mut dyn Fabric {
+        match self {
+            Self::Shm(fabric) => fabric.as_mut(),
+            Self::Any(fabric) => fabric.as_mut(),
+        }
+    }
 }

@@ -4,6 +4,8 @@
 //! fails says who is missing and what was waited for; the input is as it was, and the group does nothing more until
 //! [`Group::shrink`] has made a working one of those who live.
 
+pub mod channels;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

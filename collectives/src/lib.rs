@@ -29,4 +29,5 @@ mod setup;
 pub mod tuner;
 
 pub use error::CollectiveError;
+pub use group::channels::Channels;
 pub use group::{Group, GroupConfig, Transport};

@@ -15,6 +15,9 @@ pub struct Selector {
     pub forced: Option<Algorithm>,
     /// Chunks and thresholds of the builders.
     pub tuning: Tuning,
+    /// Plans of one's own, each taken for its collective and size of elements. They are verified before they run, as all
+    /// are.
+    pub plans: Vec<Plan>,
     /// What was measured on this kind of machine; where it says nothing, [`choose`] decides.
     pub table: Option<Table>,
 }
@@ -116,6 +119,10 @@ impl Selector {
         layout: &Layout,
         element_bytes: usize,
     ) -> Result<Plan, CollectiveError> {
+        if let Some(own) = self.own(collective, element_bytes) {
+            verify::verify(own, layout)?;
+            return Ok(own.clone());
+        }
         let (algorithm, tuning) = self.choice(collective, layout, element_bytes);
         let plan = build::build(collective, algorithm, layout, element_bytes, &tuning)?;
         verify::verify(&plan, layout)?;
@@ -136,6 +143,7 @@ impl Selector {
         let chosen = self.plan(collective, layout, element_bytes)?;
         let bytes = largest(collective, layout.ranks()).saturating_mul(element_bytes);
         let rival = rival(chosen.algorithm, layout, bytes).filter(|_| self.forced.is_none());
+        let rival = rival.filter(|_| self.own(collective, element_bytes).is_none());
         let mut plans = vec![chosen];
         if let Some(rival) = rival.filter(|one| build::algorithms(collective, layout, element_bytes).contains(one)) {
             let plan = build::build(collective, rival, layout, element_bytes, &self.tuning)?;
@@ -145,7 +153,11 @@ impl Selector {
         Ok(plans)
     }
 
-    /// The algorithm and its chunks.
+    fn own(&self, collective: &Collective, element_bytes: usize) -> Option<&Plan> {
+        self.plans.iter().find(|plan| plan.element_bytes == element_bytes && plan.collective == *collective)
+    }
+
+    /// The algorithm and its chunks, of what is built.
     pub fn choice(&self, collective: &Collective, layout: &Layout, element_bytes: usize) -> (Algorithm, Tuning) {
         let bytes = largest(collective, layout.ranks()).saturating_mul(element_bytes);
         let possible = build::algorithms(collective, layout, element_bytes);
@@ -225,6 +237,19 @@ mod tests {
         assert_eq!(of(1 << 30).0, Algorithm::Ring);
         let other = selector.choice(&Collective::AllGather { parts: vec![1 << 20; 2] }, &shm(2), 4);
         assert_eq!(other.0, Algorithm::OneShot, "no row of its kind");
+    }
+
+    #[test]
+    fn own_plans_are_taken_and_proved() {
+        let layout = Layout { near: Reach { load_scratch: true, ..Reach::default() }, ..shm(2) };
+        let collective = Collective::AllReduce { count: 100 };
+        let mut own = build::build(&collective, Algorithm::Ring, &layout, 4, &Tuning::default()).expect("a plan");
+        let with = |own: &Plan| Selector { plans: vec![own.clone()], ..Selector::default() };
+        let plan = |own: &Plan, collective| with(own).plans(collective, &layout, 4).map(|plans| plans[0].algorithm);
+        assert_eq!(plan(&own, &collective).expect("its own"), Algorithm::Ring);
+        assert_eq!(plan(&own, &Collective::AllReduce { count: 101 }).expect("another"), Algorithm::OneShot);
+        own.programs[1].pop();
+        assert!(matches!(plan(&own, &collective), Err(CollectiveError::Refused(_))), "{:?}", plan(&own, &collective));
     }
 
     #[test]

@@ -109,7 +109,7 @@ fn measure_all(
                         continue;
                     }
                     let tuning = Tuning { chunk_bytes, ..Tuning::default() };
-                    group.set_selector(Selector { forced: Some(algorithm), tuning, table: None });
+                    group.set_selector(Selector { forced: Some(algorithm), tuning, ..Selector::default() });
                     let Some(seconds) = measure(group, &collective, config.repeats)? else { continue };
                     let seconds = seconds.is_finite().then_some(seconds);
                     measured.push(Measured { kind, bytes, algorithm, chunk_bytes, seconds });

@@ -44,7 +44,7 @@ fn plan(args: &PlanArgs, as_json: bool) -> anyhow::Result<()> {
         let names: Vec<&str> = possible.iter().map(|one| one.name()).collect();
         bail!("{} by {} is not possible here: possible are {}", collective.name(), algorithm.name(), names.join(", "));
     }
-    let selector = Selector { forced: Some(algorithm), tuning, table: None };
+    let selector = Selector { forced: Some(algorithm), tuning, ..Selector::default() };
     let plan = selector.plan(&collective, &layout, args.element_bytes)?;
     let proof = verify(&plan, &layout).context("the plan is wrong")?;
     if let Some(path) = &args.draw {

@@ -35,7 +35,7 @@ fn with_groups<R: Send>(configs: &[GroupConfig], body: impl Fn(Group) -> R + Syn
     })
 }
 
-fn config(transport: Transport) -> GroupConfig {
+pub(crate) fn config(transport: Transport) -> GroupConfig {
     GroupConfig {
         transport,
         timeout: Duration::from_secs(20),
