@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod collectives;
+#[cfg(test)]
 mod daemon;
 #[cfg(test)]
 mod process;
