@@ -52,6 +52,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     });
     stage("advisories", &|| advisories(workspace));
     stage("tests", &|| workspace.test(&[]).map(|()| Ended::Passed));
+    stage("memory, by valgrind", &|| valgrind(workspace));
     stage("demo, short form", &|| demo(workspace));
     eprint!("\n{}", summary(&stages));
     let failed: Vec<&str> =
@@ -115,6 +116,43 @@ fn cargo_deny(workspace: &Workspace) -> Option<PathBuf> {
         Ok(program)
     };
     install().inspect_err(|error| eprintln!("xtask: {error:#}")).ok()
+}
+
+/// Tests of collectives that valgrind runs in seconds: they go through every place that follows a pointer to memory that
+/// ranks share, that a caller gave or that came by network.
+const WATCHED: [&str; 5] = ["registered_memory", "memory::", "quantised", "wrong_lengths", "survivors_go_on"];
+/// What valgrind leaves with when it has found something.
+const FOUND: &str = "--error-exitcode=9";
+
+/// The tests of `WATCHED` under valgrind.
+fn valgrind(workspace: &Workspace) -> Result<Ended> {
+    let mut version = process::command("valgrind");
+    version.arg("--version");
+    if !process::probe(version).is_ok_and(|output| output.status.success()) {
+        return Ok(Ended::Skipped("valgrind is not here; try `apt-get install valgrind`".into()));
+    }
+    let build = ["test", "--release", "-p", "swarmloom-collectives", "--lib", "--no-run", "--message-format", "json"];
+    let built = process::output(workspace.compiling_cargo(&build)?)?;
+    let binary = test_binary(&built).context("cargo names no test binary of swarmloom-collectives")?;
+    let mut valgrind = process::command("valgrind");
+    valgrind.args([FOUND, "--quiet"]).arg(binary).arg("--test-threads=1").args(WATCHED);
+    let said = process::output(valgrind)?;
+    eprint!("{said}");
+    check_watched(&said).map(|()| Ended::Passed)
+}
+
+/// The last program that cargo says it has built.
+fn test_binary(messages: &str) -> Option<PathBuf> {
+    let built = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    built.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last()
+}
+
+/// Every name of `WATCHED` still is the name of a test that ran.
+fn check_watched(said: &str) -> Result<()> {
+    let passed = |name: &&&str| said.lines().any(|line| line.contains(**name) && line.ends_with("... ok"));
+    let missing: Vec<&str> = WATCHED.iter().filter(|name| !passed(name)).copied().collect();
+    ensure!(missing.is_empty(), "no test under valgrind is called {}", missing.join(" or "));
+    Ok(())
 }
 
 /// A swarm of processes on this machine, end to end.
@@ -185,6 +223,18 @@ mod tests {
                 "all 63.0 s"
             ]
         );
+    }
+
+    #[test]
+    fn what_valgrind_watches_is_found_and_has_run() {
+        let messages = "{\"reason\": \"compiler-artifact\", \"executable\": null}\n\
+                        {\"reason\": \"compiler-artifact\", \"executable\": \"/t/collectives-1\"}\n{\"success\": true}\n";
+        assert_eq!(test_binary(messages), Some(PathBuf::from("/t/collectives-1")));
+        assert_eq!(test_binary("{\"success\": true}"), None);
+        let ran: String = WATCHED.iter().map(|name| format!("test a::{name}one ... ok\n")).collect();
+        assert!(check_watched(&ran).is_ok());
+        let error = check_watched(&ran.replace("quantised", "quantized")).expect_err("a renamed test");
+        assert_eq!(error.to_string(), "no test under valgrind is called quantised");
     }
 
     #[test]
