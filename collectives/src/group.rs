@@ -259,16 +259,33 @@ impl Group {
     /// # Errors
     /// [`CollectiveError`].
     pub fn all_reduce_in_place<T: Element>(&mut self, data: &mut [T], op: ReduceOp) -> Result<(), CollectiveError> {
-        let bytes = size_of_val(data);
+        let data = Raw { at: data.as_mut_ptr().cast(), bytes: size_of_val(data) };
+        // SAFETY: an exclusive slice, held until the call returns; every pattern is a `T`.
+        unsafe { self.all_reduce_in_place_raw(T::DTYPE, op, data) }
+    }
+
+    /// [`Group::all_reduce_in_place`] on memory by address, as many elements as it has room for.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    ///
+    /// # Safety
+    /// `data` is readable and writable, and nobody else touches it until the call has returned.
+    pub unsafe fn all_reduce_in_place_raw(
+        &mut self,
+        dtype: Dtype,
+        op: ReduceOp,
+        data: Raw,
+    ) -> Result<(), CollectiveError> {
         let mut backup = std::mem::take(&mut self.backup);
-        backup.resize(backup.len().max(bytes), 0);
-        let collective = Collective::AllReduce { count: data.len() };
-        let (input, output) = (raw(data), Raw { at: backup.as_mut_ptr(), bytes });
-        // SAFETY: both buffers have that many bytes, and are apart from each other.
-        let done = unsafe { self.run_raw(&collective, T::DTYPE, op, input, output, false) };
+        backup.resize(backup.len().max(data.bytes), 0);
+        let collective = Collective::AllReduce { count: data.bytes / dtype.size() };
+        let output = Raw { at: backup.as_mut_ptr(), bytes: data.bytes };
+        // SAFETY: the caller's promise; both buffers have that many bytes, and are apart from each other.
+        let done = unsafe { self.run_raw(&collective, dtype, op, data, output, false) };
         if done.is_ok() {
-            // SAFETY: `bytes` of both; every pattern is a `T`.
-            unsafe { std::ptr::copy_nonoverlapping(backup.as_ptr(), data.as_mut_ptr().cast::<u8>(), bytes) };
+            // SAFETY: as above.
+            unsafe { std::ptr::copy_nonoverlapping(backup.as_ptr(), data.at, data.bytes) };
         }
         self.backup = backup;
         done

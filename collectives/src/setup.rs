@@ -2,6 +2,9 @@
 
 use std::time::Instant;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::control::Control;
 use crate::error::CollectiveError;
 use crate::fabric::mixed::MixedFabric;
@@ -16,7 +19,7 @@ use crate::plan::{Collective, Layout, Rank, Reach};
 
 /// Numbers of the exchanges of a set-up.
 const CARDS: u64 = 1;
-const MAPPED: u64 = 2;
+const CONNECTED: u64 = 2;
 const REACH: u64 = 3;
 
 /// Who takes part in one epoch, and how long its set-up may take.
@@ -89,29 +92,13 @@ fn fabric(epoch: &Epoch<'_>, regions: &Regions) -> Result<Carrier, CollectiveErr
     })
 }
 
-/// Shared memory between the members of each host, or on every rank the same refusal.
+/// Shared memory between the members of each host, or on every rank a refusal.
 fn shm(epoch: &Epoch<'_>, hosts: &[usize], regions: &Regions) -> Result<Result<ShmFabric, Fault>, Fault> {
     let rank = epoch.rank();
     let made = Offer::new(epoch.number, epoch.members.len(), epoch.config.scratch_bytes, regions.clone());
-    let (offer, card) = match made {
-        Ok((offer, card)) => (Ok(offer), Some(card)),
-        Err(fault) => (Err(fault), None),
-    };
-    let blobs = epoch.exchange(CARDS, encode(&card))?;
-    let cards: Option<Vec<Card>> = blobs.iter().map(|blob| decode::<Option<Card>>(blob)?).collect();
-    let connected = match (offer, cards) {
-        (Ok(offer), Some(cards)) => {
-            let near = cards.into_iter().zip(hosts).map(|(card, host)| (*host == hosts[rank]).then_some(card));
-            offer.connect(rank, &near.collect::<Vec<_>>())
-        }
-        (Err(fault), _) => Err(fault),
-        (_, None) => Err(Fault::System { what: "shared memory", why: "another rank has none".into() }),
-    };
-    let mapped = epoch.exchange(MAPPED, vec![u8::from(connected.is_ok())])?;
-    let everywhere = mapped.iter().all(|blob| blob == &[1]);
-    Ok(match connected {
-        Ok(_) if !everywhere => Err(Fault::System { what: "shared memory", why: "another rank cannot map it".into() }),
-        connected => connected,
+    deal(epoch, "shared memory", made, |offer, cards: Vec<Card>| {
+        let near = cards.into_iter().zip(hosts).map(|(card, host)| (*host == hosts[rank]).then_some(card));
+        offer.connect(rank, &near.collect::<Vec<_>>())
     })
 }
 
@@ -119,20 +106,30 @@ fn shm(epoch: &Epoch<'_>, hosts: &[usize], regions: &Regions) -> Result<Result<S
 fn libfabric(epoch: &Epoch<'_>) -> Result<Result<OfiFabric, Fault>, Fault> {
     let Epoch { config, members, number, deadline, .. } = *epoch;
     let made = ofi::Offer::new(number, members.len(), config.scratch_bytes, config.provider.as_deref());
+    deal(epoch, "libfabric", made, |offer, cards: Vec<ofi::Card>| offer.connect(epoch.rank(), &cards, deadline))
+}
+
+/// Everybody says by a card what it has made, and connects it to that of the others: on all ranks, or on none.
+fn deal<Offer, Card: Serialize + DeserializeOwned, Made>(
+    epoch: &Epoch<'_>,
+    what: &'static str,
+    made: Result<(Offer, Card), Fault>,
+    connect: impl FnOnce(Offer, Vec<Card>) -> Result<Made, Fault>,
+) -> Result<Result<Made, Fault>, Fault> {
     let (offer, card) = match made {
         Ok((offer, card)) => (Ok(offer), Some(card)),
         Err(fault) => (Err(fault), None),
     };
     let blobs = epoch.exchange(CARDS, encode(&card))?;
-    let cards: Option<Vec<ofi::Card>> = blobs.iter().map(|blob| decode::<Option<ofi::Card>>(blob)?).collect();
+    let cards: Option<Vec<Card>> = blobs.iter().map(|blob| decode::<Option<Card>>(blob)?).collect();
     let connected = match (offer, cards) {
-        (Ok(offer), Some(cards)) => offer.connect(epoch.rank(), &cards, deadline),
+        (Ok(offer), Some(cards)) => connect(offer, cards),
         (Err(fault), _) => Err(fault),
-        (_, None) => Err(Fault::System { what: "libfabric", why: "another rank has none".into() }),
+        (_, None) => Err(Fault::System { what, why: "another rank has none".into() }),
     };
-    let everywhere = epoch.exchange(MAPPED, vec![u8::from(connected.is_ok())])?.iter().all(|blob| blob == &[1]);
+    let everywhere = epoch.exchange(CONNECTED, vec![u8::from(connected.is_ok())])?.iter().all(|blob| blob == &[1]);
     Ok(match connected {
-        Ok(_) if !everywhere => Err(Fault::System { what: "libfabric", why: "another rank cannot connect".into() }),
+        Ok(_) if !everywhere => Err(Fault::System { what, why: "another rank cannot connect to it".into() }),
         connected => connected,
     })
 }
@@ -168,12 +165,12 @@ fn both(one: Reach, other: Reach) -> Reach {
     }
 }
 
-fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     // These values have nothing that cannot be encoded.
     bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap_or_default()
 }
 
-fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let config = bincode::config::standard().with_limit::<1024>();
     Some(bincode::serde::decode_from_slice(bytes, config).ok()?.0)
 }

@@ -121,38 +121,17 @@ unsafe fn run(
             let from = Raw { at: input.cast_mut().cast(), bytes: input_bytes };
             let to = Raw { at: output.cast(), bytes: output_bytes };
             if from.at == to.at && input_bytes > 0 {
-                let done = in_place(group, &collective, dtype, op, to, registered);
+                if registered || !matches!(collective, Collective::AllReduce { .. }) {
+                    return state
+                        .usage("input and output are the same memory: only all_reduce of any memory takes that");
+                }
+                let done = group.all_reduce_in_place_raw(dtype, op, to);
                 return state.note(done);
             }
             let done = group.run_raw(&collective, dtype, op, from, to, registered);
             state.note(done)
         })
     }
-}
-
-/// # Safety
-/// `data` is writable and used by nobody else.
-unsafe fn in_place(
-    group: &mut Group,
-    collective: &Collective,
-    dtype: Dtype,
-    op: ReduceOp,
-    data: Raw,
-    registered: bool,
-) -> Result<(), CollectiveError> {
-    let refuse = |why: &str| CollectiveError::Usage { collective: collective.name(), why: why.into() };
-    if registered || !matches!(collective, Collective::AllReduce { .. }) {
-        return Err(refuse("input and output are the same memory: only all_reduce of any memory takes that"));
-    }
-    // The result is made apart: on an error the data is as it was.
-    let mut result = vec![0_u8; data.bytes];
-    let output = Raw { at: result.as_mut_ptr(), bytes: data.bytes };
-    // SAFETY: the caller's promise, and memory of our own.
-    unsafe {
-        group.run_raw(collective, dtype, op, data, output, false)?;
-        std::ptr::copy_nonoverlapping(result.as_ptr(), data.at, data.bytes);
-    }
-    Ok(())
 }
 
 /// # Safety
@@ -409,5 +388,64 @@ pub unsafe extern "C" fn swl_shrink(group: *mut SwlGroup, timeout_s: f64) -> i32
             let done = group.shrink(timeout).map(|group| state.group = Some(group));
             state.note(done)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CString;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    const F32: i32 = Dtype::F32 as i32;
+    const SUM: i32 = ReduceOp::Sum as i32;
+
+    /// Runs `body` on both ranks of a group.
+    fn with_pair(body: impl Fn(*mut SwlGroup) + Sync) {
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        let (address, body) = (&CString::new(address.to_string()).expect("text"), &body);
+        std::thread::scope(|scope| {
+            for rank in 0..2 {
+                scope.spawn(move || {
+                    let mut group = std::ptr::null_mut();
+                    let token = b"token";
+                    // SAFETY: pointers to what lives on.
+                    unsafe {
+                        let joined =
+                            swl_group_join(address.as_ptr(), token.as_ptr(), 5, rank, 2, 20.0, 1, &raw mut group);
+                        assert_eq!(joined, OK);
+                        body(group);
+                        swl_group_free(group);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn input_and_output_may_be_the_same_memory_in_an_all_reduce_alone() {
+        with_pair(|group| {
+            // One byte off: C promises no alignment.
+            let mut bytes = vec![0_u8; 1 + 3 * 4];
+            let data: *mut c_void = bytes[1..].as_mut_ptr().cast();
+            let mut error = [0; 200];
+            // SAFETY: three elements at `data`, and a group that joined.
+            unsafe {
+                for (index, value) in [1.0_f32, 2.0, 3.0].into_iter().enumerate() {
+                    data.cast::<f32>().add(index).write_unaligned(value + 10.0 * swl_rank(group) as f32);
+                }
+                assert_eq!(swl_all_reduce(group, data, data, 3, F32, SUM), OK);
+                let at = |index: usize| data.cast::<f32>().add(index).read_unaligned();
+                assert_eq!([at(0), at(1), at(2)], [12.0, 14.0, 16.0]);
+
+                assert_eq!(swl_broadcast(group, data, data, 3, swl_rank(group), F32), USAGE);
+                assert_eq!(swl_all_reduce_registered(group, data, data, 3, F32, SUM), USAGE);
+                assert!(swl_error(group, error.as_mut_ptr(), error.len()) > 0);
+                let error = CStr::from_ptr(error.as_ptr()).to_string_lossy();
+                assert!(error.contains("the same memory"), "{error}");
+                assert_eq!([at(0), at(1), at(2)], [12.0, 14.0, 16.0]);
+            }
+        });
     }
 }
