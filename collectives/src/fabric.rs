@@ -135,7 +135,8 @@ pub trait Fabric: Send + Debug {
     fn end(&mut self, patience: &mut Patience<'_>) -> Result<(), Fault>;
 
     /// Writes `bytes` from `from` to `to` at `peer`; with `signal`, one signal follows. The memory at `from` must not
-    /// change until [`Fabric::flush`] or [`Fabric::end`] has returned. A target outside the peer's memory is a fault,
+    /// change until [`Fabric::flush`] or [`Fabric::end`] has returned, or this rank has heard, by a chain of signals, that the
+    /// peer's wait for a later signal is over: that is how plans use a source again. A target outside the peer's memory is a fault,
     /// found by the receiver at the latest; it never writes outside.
     ///
     /// # Errors
@@ -165,7 +166,8 @@ pub trait Fabric: Send + Debug {
     /// A fault of a wait; [`Fault::Mismatch`] where the peer is in the same operation with another tag.
     fn wait(&mut self, peer: Rank, patience: &mut Patience<'_>) -> Result<(), Fault>;
 
-    /// Whether [`Fabric::wait`] would return at once. Consumes nothing.
+    /// Whether [`Fabric::wait`] would return at once. Consumes nothing. Where all signals of this operation have been waited
+    /// for, some transports already see those of the next.
     ///
     /// # Errors
     /// [`Fault`] where the peer cannot be reached.

@@ -1,9 +1,9 @@
 //! A transport that does no more than the contract says, for tests: what leans on more breaks here.
 //!
 //! The ranks are threads of one process. Puts land late, in pieces and in any order, some by themselves and some only when
-//! a signal that came after them is waited for; signals are seen late. At the end of an operation a rank's half of scratch
-//! is filled with rubbish. A put that nobody waits for, and a source that changes before it is flushed, are faults. A rank
-//! can be made to die, and data of an older epoch to come in all the time.
+//! a signal that came after them is waited for; signals are seen late. When all have ended an operation, its half of
+//! scratch is filled with rubbish. A put that nobody waits for, and a source that changes before it is flushed or its receiver
+//! has waited for it, are faults. A rank can be made to die, and data of an older epoch to come in all the time.
 //!
 //! Decisions come from a seed, one sequence for each pair of ranks; only when a look happens is up to the threads.
 

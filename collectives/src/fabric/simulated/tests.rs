@@ -31,7 +31,7 @@ fn found(program: impl Fn(&mut Op<'_>, u64) -> Result<bool, Fault> + Sync) -> us
     let found = (0..1000).map(|seed| {
         let options = Options { scratch_bytes: 256, ..Options::default() };
         let fabrics = group(2, seed, options).into_iter().map(|fabric| Box::new(fabric) as Box<dyn Fabric>);
-        let found = run(fabrics.collect(), |mut side| {
+        let found = run(fabrics.collect::<Vec<_>>(), |mut side| {
             let rank = side.rank;
             side.operation(|op| {
                 if rank == 1 {

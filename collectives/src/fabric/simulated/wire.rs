@@ -66,6 +66,8 @@ pub(super) struct Release {
 /// Where a put was made from.
 #[derive(Debug)]
 pub(super) struct Source {
+    /// Free once a release after so many is over.
+    pub(super) after: u64,
     pub(super) from: *const u8,
     pub(super) bytes: Arc<[u8]>,
 }

@@ -123,14 +123,17 @@ impl State {
             }
             self.ghosts += ghosts as u64;
         }
-        let seat = &mut self.seats[rank];
         let rubbish = (sequence as u8).wrapping_mul(37) | 0x80;
-        for byte in &seat.halves[(sequence % 2) as usize] {
-            byte.store(rubbish, Ordering::Relaxed);
-        }
+        let seat = &mut self.seats[rank];
         (seat.input, seat.output, seat.ended) = (Raw::EMPTY, Raw::EMPTY, sequence);
         for from in 0..self.seats.len() {
             self.wire(from, rank).received.iter().for_each(|byte| byte.store(rubbish, Ordering::Relaxed));
+        }
+        // Others may read it until they end, and write it again when all have.
+        if self.seats.iter().all(|seat| seat.ended >= sequence) {
+            for byte in self.seats.iter().flat_map(|seat| &seat.halves[(sequence % 2) as usize]) {
+                byte.store(rubbish, Ordering::Relaxed);
+            }
         }
         Ok(())
     }
@@ -194,18 +197,26 @@ impl State {
             wire.send(EPOCH - 1, sequence, &rubbish, to, false);
         }
         wire.send(EPOCH, sequence, &copy, to, options.reorder);
-        wire.sources.push(Source { from, bytes: copy });
+        let after = wire.releases;
+        wire.sources.push(Source { after, from, bytes: copy });
         self.stir(rank, peer)
     }
 
     /// The sources of all puts to `peer` may change from now on; so far they must not have.
     pub(super) fn check_sources(&mut self, rank: Rank, peer: Rank) -> Result<(), Fault> {
-        for Source { from, bytes } in self.wire(rank, peer).sources.drain(..) {
+        self.check_sources_before(u64::MAX, rank, peer)
+    }
+
+    /// The same for those that were put before release `number`.
+    fn check_sources_before(&mut self, number: u64, rank: Rank, peer: Rank) -> Result<(), Fault> {
+        let sources = &mut self.wire(rank, peer).sources;
+        for Source { from, bytes, .. } in sources.extract_if(.., |source| source.after < number) {
             let mut now = vec![0; bytes.len()];
             // SAFETY: still readable, as whoever put it promised.
             unsafe { std::ptr::copy_nonoverlapping(from, now.as_mut_ptr(), now.len()) };
             if now[..] != bytes[..] {
-                let why = format!("{} bytes for rank {peer} have changed before they were flushed", now.len());
+                let why =
+                    format!("{} bytes for rank {peer} have changed before they were flushed or waited for", now.len());
                 return Err(Fault::System { what: "a put", why });
             }
         }
@@ -255,6 +266,9 @@ impl State {
         let Some(release) = wire.waiting[kind as usize].pop_front() else {
             return Ok(());
         };
+        // Whoever hears that this wait is over may change what was put before.
+        self.check_sources_before(release.number, from, to)?;
+        let wire = self.wire(from, to);
         match kind {
             Kind::Signal => {}
             Kind::Packet => {
