@@ -5,16 +5,17 @@
 mod failure;
 mod memory;
 mod order;
+mod shm;
 mod side;
 
-pub(crate) use self::side::{Op, SplitMix, bytes_of, copy, run};
+pub(crate) use self::side::{Ends, Op, SplitMix, bytes_of, copy, run};
 
 use std::time::Instant;
 
 use super::Fabric;
 
 /// Makes the fabrics of a group by rank, each with [`SCRATCH`] bytes in a half of its scratch.
-pub(crate) type Make<'a> = &'a dyn Fn(usize) -> Vec<Box<dyn Fabric>>;
+pub(crate) type Make<'a> = &'a dyn Fn(usize) -> Ends;
 
 /// Bytes of a half of scratch that the suite wants.
 pub(crate) const SCRATCH: usize = 1 << 20;
@@ -48,7 +49,17 @@ const CASES: &[Case] = &[
 ];
 
 /// Drives a transport through all of the contract. Panics where it falls short; the last name printed says at what.
-pub(crate) fn all(make: Make<'_>) {
+pub(crate) fn all(make: &dyn Fn(usize) -> Vec<Box<dyn Fabric>>) {
+    each(&|ranks| make(ranks).into());
+}
+
+/// The same for a transport that cannot notice by itself that a peer has gone, as memory cannot: what a group's control
+/// connections say, each rank hears from the suite.
+pub(crate) fn all_told(make: &dyn Fn(usize) -> Vec<Box<dyn Fabric>>) {
+    each(&|ranks| Ends { fabrics: make(ranks), told: true });
+}
+
+fn each(make: Make<'_>) {
     for (name, case) in CASES {
         let begun = Instant::now();
         print!("{name} ... ");

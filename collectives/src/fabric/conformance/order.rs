@@ -63,6 +63,7 @@ fn poll_until_there(op: &mut Op<'_>, peer: Rank) -> Result<(), Fault> {
 
 /// Packets of every length to everybody, in every operation, beside signals.
 pub(super) fn packets(make: Make<'_>) {
+    let looked = AtomicU64::new(0);
     run(make(3), |mut side| {
         let (rank, others) = (side.rank, side.others().collect::<Vec<_>>());
         let most = others.iter().map(|other| side.fabric.reach(*other).packet_bytes).min().unwrap_or(0);
@@ -82,6 +83,12 @@ pub(super) fn packets(make: Make<'_>) {
                     op.wait(*other)?;
                     assert_eq!(op.wait_packet(*other, bytes)?, wanted, "it stays until the operation ends");
                     assert!(!op.fabric.poll(*other)?, "a packet is no signal");
+                }
+                // Whoever goes on may signal in the next operation, and be seen.
+                looked.fetch_add(1, Ordering::Relaxed);
+                while looked.load(Ordering::Relaxed) < 3 * sequence {
+                    op.patience.check()?;
+                    std::thread::yield_now();
                 }
                 Ok(())
             })

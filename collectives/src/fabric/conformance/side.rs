@@ -25,6 +25,22 @@ pub(crate) struct Side {
     pub(crate) sequence: u64,
     pub(crate) tag: u32,
     pub(crate) timeout: Duration,
+    /// What all ranks listen to, where those that go have to be told of.
+    aborts: Vec<Arc<Abort>>,
+    failed: bool,
+}
+
+/// The fabrics of a group, by rank.
+pub(crate) struct Ends {
+    pub(crate) fabrics: Vec<Box<dyn Fabric>>,
+    /// Ranks are told of those that go.
+    pub(crate) told: bool,
+}
+
+impl From<Vec<Box<dyn Fabric>>> for Ends {
+    fn from(fabrics: Vec<Box<dyn Fabric>>) -> Self {
+        Self { fabrics, told: false }
+    }
 }
 
 /// One rank in an operation.
@@ -35,18 +51,20 @@ pub(crate) struct Op<'a> {
 }
 
 impl Side {
-    pub(crate) fn new(fabric: Box<dyn Fabric>, rank: Rank, ranks: usize) -> Self {
+    fn new(fabric: Box<dyn Fabric>, rank: Rank, ranks: usize, abort: Arc<Abort>, aborts: Vec<Arc<Abort>>) -> Self {
         Self {
             fabric,
             kept: Vec::new(),
             input: Vec::new(),
             output: Vec::new(),
-            abort: Arc::default(),
+            abort,
             rank,
             ranks,
             sequence: 0,
             tag: 0x5EED,
             timeout: LONG,
+            aborts,
+            failed: false,
         }
     }
 
@@ -58,6 +76,8 @@ impl Side {
 
     /// Begins the next operation, does what is inside, and ends it.
     pub(crate) fn operation<T>(&mut self, inside: impl FnOnce(&mut Op<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
+        // Unless it ends well.
+        self.failed = true;
         self.sequence += 1;
         let raw = |memory: &mut Vec<u8>| Raw { at: memory.as_mut_ptr(), bytes: memory.len() };
         let entry = Entry {
@@ -75,7 +95,21 @@ impl Side {
         let done = inside(&mut op)?;
         op.fabric.end(&mut op.patience)?;
         self.kept.clear();
+        self.failed = false;
         Ok(done)
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        let others = self.aborts.iter().filter(|abort| !Arc::ptr_eq(abort, &self.abort));
+        for abort in others {
+            if self.failed {
+                abort.raise(Fault::Lost { rank: self.rank, how: "it is gone, says its control connection".to_owned() });
+            } else {
+                abort.leave(self.rank);
+            }
+        }
     }
 }
 
@@ -135,13 +169,18 @@ pub(crate) fn copy(memory: Raw, offset: usize, bytes: usize) -> Vec<u8> {
 }
 
 /// Runs every rank in a thread of its own; what each returned, by rank.
-pub(crate) fn run<T: Send>(fabrics: Vec<Box<dyn Fabric>>, body: impl Fn(Side) -> T + Sync) -> Vec<T> {
+pub(crate) fn run<T: Send>(ends: impl Into<Ends>, body: impl Fn(Side) -> T + Sync) -> Vec<T> {
+    let Ends { fabrics, told } = ends.into();
     let ranks = fabrics.len();
+    let aborts: Vec<Arc<Abort>> = (0..ranks).map(|_| Arc::default()).collect();
+    let side = |(rank, fabric): (Rank, _)| {
+        let listening = if told { aborts.clone() } else { Vec::new() };
+        Side::new(fabric, rank, ranks, aborts[rank].clone(), listening)
+    };
     let body = &body;
     std::thread::scope(|scope| {
-        let threads = fabrics.into_iter().enumerate();
-        let threads = threads.map(|(rank, fabric)| scope.spawn(move || body(Side::new(fabric, rank, ranks))));
-        let threads: Vec<_> = threads.collect();
+        let threads = fabrics.into_iter().enumerate().map(side);
+        let threads: Vec<_> = threads.map(|side| scope.spawn(move || body(side))).collect();
         // Other ranks fail because one did: its panic is printed first.
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
     })
