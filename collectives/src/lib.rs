@@ -24,6 +24,7 @@ pub mod patience;
 pub mod plan;
 pub mod quantised;
 pub mod queue;
+mod reference;
 pub mod select;
 mod setup;
 pub mod tuner;

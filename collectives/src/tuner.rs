@@ -13,6 +13,7 @@ use crate::error::CollectiveError;
 use crate::group::Group;
 use crate::plan::build::{self, Tuning};
 use crate::plan::{Algorithm, Collective};
+use crate::reference;
 use crate::select::{Kind, Selector, Table, TunedRow};
 
 /// What is measured.
@@ -154,7 +155,7 @@ fn measure(group: &mut Group, collective: &Collective, repeats: usize) -> Result
         other => other?,
     }
     // Small whole numbers: their sums are exact in any order.
-    let right = output == expected(collective, rank, &inputs);
+    let right = output == reference::output(collective, rank, &inputs, ReduceOp::Sum);
     let mut times = Vec::with_capacity(repeats);
     for time in 0..2 * repeats {
         group.barrier()?;
@@ -172,30 +173,6 @@ fn measure(group: &mut Group, collective: &Collective, repeats: usize) -> Result
     slowest.sort_by(f64::total_cmp);
     let median = slowest.get(repeats / 2).copied().unwrap_or(f64::INFINITY);
     Ok(Some(if all_right == [1] { median } else { f64::INFINITY }))
-}
-
-fn expected(collective: &Collective, rank: usize, inputs: &[Vec<f32>]) -> Vec<f32> {
-    let sums = |range: std::ops::Range<usize>| -> Vec<f32> {
-        range.map(|index| inputs.iter().map(|input| input[index]).sum()).collect()
-    };
-    match collective {
-        Collective::AllReduce { count } => sums(0..*count),
-        Collective::Reduce { root, count } => sums(0..if *root == rank { *count } else { 0 }),
-        Collective::ReduceScatter { parts } => {
-            let start: usize = parts[..rank].iter().sum();
-            sums(start..start + parts[rank])
-        }
-        Collective::AllGather { .. } => inputs.concat(),
-        Collective::Broadcast { root, .. } => inputs[*root].clone(),
-        Collective::AllToAll { counts } => (0..counts.len())
-            .flat_map(|from| {
-                let start: usize = counts[from][..rank].iter().sum();
-                inputs[from][start..start + counts[from][rank]].to_vec()
-            })
-            .collect(),
-        Collective::Send { from, to, .. } if *to == rank => inputs[*from].clone(),
-        Collective::Barrier | Collective::Send { .. } => Vec::new(),
-    }
 }
 
 fn processor() -> String {

@@ -1,21 +1,19 @@
-//! Groups of threads of this process: every collective, on every transport, against a sequential reference.
+//! Groups of threads of this process: results, and what a group does when its ranks do not do what they should.
+
+mod storm;
 
 use std::net::{Ipv4Addr, TcpListener};
 
-use rand::seq::IndexedRandom;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use swarmloom_kernels::reduce::reduce_slices;
-
 use super::*;
-use crate::plan::{Algorithm, build};
+use crate::reference;
 
 /// Runs `body` on every rank of a group over the loopback; what each returned.
 pub(crate) fn with_group<R: Send>(ranks: usize, config: &GroupConfig, body: impl Fn(Group) -> R + Sync) -> Vec<R> {
-    with_groups(&vec![config.clone(); ranks], body)
+    join(&vec![config.clone(); ranks], |group| body(group.expect("a group")))
 }
 
-fn with_groups<R: Send>(configs: &[GroupConfig], body: impl Fn(Group) -> R + Sync) -> Vec<R> {
+/// Runs `body` on what joining a group gave each rank.
+fn join<R: Send>(configs: &[GroupConfig], body: impl Fn(Result<Group, CollectiveError>) -> R + Sync) -> Vec<R> {
     let ranks = configs.len();
     // Another process may take the port in between: then the rendezvous says so, and the test fails loudly.
     let address =
@@ -27,7 +25,7 @@ fn with_groups<R: Send>(configs: &[GroupConfig], body: impl Fn(Group) -> R + Syn
             scope.spawn(move || {
                 let (token, timeout) = (b"token".to_vec(), Duration::from_secs(20));
                 let at = Rendezvous { address, token, rank, ranks, timeout };
-                body(Group::join(at, config).expect("a group"))
+                body(Group::join(at, config))
             })
         };
         let threads: Vec<_> = configs.iter().enumerate().map(begin).collect();
@@ -57,145 +55,6 @@ fn input(collective: &Collective, rank: Rank, round: u64) -> Vec<f32> {
     (0..collective.input_len(rank)).map(|index| value(rank, index, round)).collect()
 }
 
-/// What the output of `rank` must be, computed one after the other.
-pub(crate) fn reference(collective: &Collective, rank: Rank, inputs: &[Vec<f32>], op: ReduceOp) -> Vec<f32> {
-    let reduced = || {
-        let mut all = vec![0.0; inputs[0].len()];
-        reduce_slices(op, &inputs.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut all);
-        all
-    };
-    match collective {
-        Collective::AllReduce { .. } => reduced(),
-        Collective::Reduce { root, .. } => {
-            if *root == rank {
-                reduced()
-            } else {
-                Vec::new()
-            }
-        }
-        Collective::ReduceScatter { parts } => {
-            let start: usize = parts[..rank].iter().sum();
-            reduced()[start..start + parts[rank]].to_vec()
-        }
-        Collective::AllGather { .. } => inputs.concat(),
-        Collective::Broadcast { root, .. } => inputs[*root].clone(),
-        Collective::AllToAll { counts } => (0..counts.len())
-            .flat_map(|from| {
-                let start: usize = counts[from][..rank].iter().sum();
-                inputs[from][start..start + counts[from][rank]].to_vec()
-            })
-            .collect(),
-        Collective::Barrier => Vec::new(),
-        Collective::Send { from, to, .. } => {
-            if *to == rank {
-                inputs[*from].clone()
-            } else {
-                Vec::new()
-            }
-        }
-    }
-}
-
-fn random_collective(random: &mut ChaCha8Rng, ranks: usize) -> Collective {
-    let mut count = || match random.random_range(0..10) {
-        0 => 0,
-        1..=4 => random.random_range(1..40),
-        5..=7 => random.random_range(1..3000),
-        8 => random.random_range(1..60_000),
-        _ => random.random_range(1..300_000),
-    };
-    let some = count();
-    let parts: Vec<usize> = (0..ranks).map(|_| count() / ranks).collect();
-    let counts: Vec<Vec<usize>> = (0..ranks).map(|_| (0..ranks).map(|_| count() / ranks).collect()).collect();
-    let (one, other) = (random.random_range(0..ranks), random.random_range(1..ranks));
-    match random.random_range(0..11) {
-        0..=3 => Collective::AllReduce { count: some },
-        4 => Collective::ReduceScatter { parts },
-        5 => Collective::AllGather { parts },
-        6 => Collective::Broadcast { root: one, count: some },
-        7 => Collective::Reduce { root: one, count: some },
-        8 => Collective::AllToAll { counts },
-        9 => Collective::Send { from: one, to: (one + other) % ranks, count: some },
-        _ => Collective::Barrier,
-    }
-}
-
-/// Random collectives by random algorithms; where an algorithm promises rank order, bit by bit.
-fn storm(transport: Transport, ranks: usize, rounds: u64, seed: u64) {
-    let name = if transport == Transport::Shm { "shm" } else { "tcp" };
-    storm_on(&vec![config(transport); ranks], rounds, seed, name);
-}
-
-fn storm_on(configs: &[GroupConfig], rounds: u64, seed: u64, transport: &str) {
-    let ranks = configs.len();
-    with_groups(configs, |mut group| {
-        assert_eq!(group.transport(), transport);
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        for round in 0..rounds {
-            let collective = random_collective(&mut random, ranks);
-            let op = *ReduceOp::ALL.choose(&mut random).expect("some");
-            let possible = build::algorithms(&collective, &setup::layout_for(group.layout(), false), 4);
-            let forced = possible.choose(&mut random).copied();
-            let mut selector = group.config.selector.clone();
-            selector.forced = forced;
-            group.set_selector(selector);
-            let inputs: Vec<Vec<f32>> = (0..ranks).map(|rank| input(&collective, rank, round)).collect();
-            let mut output = vec![f32::NAN; collective.output_len(group.rank())];
-            group
-                .run(&collective, &inputs[group.rank()], &mut output, op)
-                .unwrap_or_else(|error| panic!("{collective:?} {forced:?}: {error}"));
-            let wanted = reference(&collective, group.rank(), &inputs, op);
-            let exact = !matches!(forced, Some(Algorithm::Ring | Algorithm::HalvingDoubling | Algorithm::Hierarchical));
-            for (index, (got, wanted)) in output.iter().zip(&wanted).enumerate() {
-                let same = got.to_bits() == wanted.to_bits()
-                    || !exact && (got - wanted).abs() <= 1e-5 * wanted.abs().max(ranks as f32);
-                assert!(
-                    same,
-                    "round {round} rank {} {collective:?} {forced:?} at {index}: {got} {wanted}",
-                    group.rank()
-                );
-            }
-        }
-    });
-}
-
-#[test]
-fn every_collective_over_shared_memory() {
-    for (ranks, rounds) in [(2, 300), (3, 200), (4, 100), (7, 40)] {
-        storm(Transport::Shm, ranks, rounds, ranks as u64);
-    }
-}
-
-#[test]
-fn every_collective_over_tcp() {
-    for (ranks, rounds) in [(2, 200), (3, 100), (5, 40)] {
-        storm(Transport::Tcp, ranks, rounds, 100 + ranks as u64);
-    }
-}
-
-#[test]
-fn every_collective_over_libfabric() {
-    if let Err(fault) = crate::fabric::ofi::probe() {
-        println!("skipped: {fault}");
-        return;
-    }
-    let provider = Some("tcp;ofi_rxm".to_owned());
-    storm_on(&vec![GroupConfig { provider, ..config(Transport::Ofi) }; 3], 40, 300, "ofi");
-}
-
-/// Groups whose ranks believe to be on several hosts: shared memory inside, TCP between.
-#[test]
-fn every_collective_over_several_hosts() {
-    for (hosts, rounds) in [(vec![0, 0, 1, 1], 60), (vec![0, 1, 0], 60), (vec![0, 0, 1, 2, 2], 30)] {
-        let ranks = hosts.len();
-        let configs: Vec<GroupConfig> = hosts
-            .iter()
-            .map(|host| GroupConfig { host: Some(format!("host {host}")), ..config(Transport::Auto) })
-            .collect();
-        storm_on(&configs, rounds, 200 + ranks as u64, "shm+tcp");
-    }
-}
-
 #[test]
 fn registered_memory_gives_the_same_bits() {
     for count in [1, 15, 1000, 70_000, 300_000] {
@@ -211,7 +70,7 @@ fn registered_memory_gives_the_same_bits() {
                     done.expect("reduced");
                     std::slice::from_raw_parts(to.raw().at.cast::<f32>(), count).to_vec()
                 };
-                assert_eq!(output, reference(&collective, group.rank(), &inputs, ReduceOp::Sum));
+                assert_eq!(output, reference::output(&collective, group.rank(), &inputs, ReduceOp::Sum));
             }
         });
     }
