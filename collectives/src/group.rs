@@ -487,13 +487,15 @@ impl Group {
         };
         let (input_bytes, output_bytes) =
             (bytes(collective.input_len(self.rank))?, bytes(collective.output_len(self.rank))?);
-        let larger = input_bytes.max(output_bytes);
+        // The ranks agree on what they try: it follows from the one that has most, not from this one.
+        let sides = |rank| collective.input_len(rank).max(collective.output_len(rank));
+        let most = (0..self.ranks()).map(sides).max().unwrap_or(0).saturating_mul(element_bytes);
         let streaming = |plan: &Plan| match self.config.streaming {
             Some(fixed) => vec![fixed],
-            None => Streaming::worth_trying(larger, plan.algorithm, &layout),
+            None => Streaming::worth_trying(most, plan.algorithm, &layout),
         };
         // A try of a large operation is dear, and leaves nothing of others in the caches.
-        let tries = if larger < LARGE { 6 } else { 2 };
+        let tries = if most < LARGE { 6 } else { 2 };
         let rank = self.rank;
         let ways: Vec<Program> = plans
             .into_iter()

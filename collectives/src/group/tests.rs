@@ -153,3 +153,21 @@ fn wrong_lengths_are_refused_before_anything_is_sent() {
         assert_eq!(sum, [2.0]);
     });
 }
+
+/// Ways of storing are tried and agreed on by all ranks or by none, also where some have nothing to store.
+#[test]
+fn ranks_without_data_take_part_in_trials() {
+    with_group(3, &config(Transport::Shm), |mut group| {
+        let input = vec![7_u8; if group.rank() == 0 { 4096 } else { 0 }];
+        let mut output = vec![0_u8; if group.rank() == 2 { 4096 } else { 0 }];
+        for _ in 0..100 {
+            group
+                .run(&Collective::Send { from: 0, to: 2, count: 4096 }, &input, &mut output, ReduceOp::Sum)
+                .expect("sent");
+        }
+        assert!(output.iter().all(|byte| *byte == 7));
+        let mut sum = [0.0_f32];
+        group.all_reduce(&[1.0], &mut sum, ReduceOp::Sum).expect("nobody is elsewhere");
+        assert_eq!(sum, [3.0]);
+    });
+}

@@ -113,7 +113,8 @@ struct Shared<'a> {
     ready: Table<dyn Any + Send + Sync>,
     /// The first rank that was done, and its bits.
     agreed: Table<(Rank, Vec<u64>)>,
-    failure: Mutex<Option<String>>,
+    /// The first one is why.
+    failures: Mutex<Vec<String>>,
 }
 
 /// One rank, and how it runs a collective.
@@ -295,11 +296,11 @@ impl Side<'_> {
 /// Runs a group's cases. Whoever fails first says why.
 fn run(world: &World) -> Result<Tally, String> {
     let shared =
-        Shared { world, ready: Table(Mutex::default()), agreed: Table(Mutex::default()), failure: Mutex::default() };
+        Shared { world, ready: Table(Mutex::default()), agreed: Table(Mutex::default()), failures: Mutex::default() };
     let go = |runner: Runner, rank: Rank| {
         let mut side = Side { shared: &shared, rank, runner, regions: [None, None], tally: Tally::new() };
         if let Err(why) = side.run_all() {
-            lock(&shared.failure).get_or_insert(why);
+            lock(&shared.failures).push(why);
             if let Runner::Group(group) = &mut side.runner {
                 group.abort("a case has failed");
             }
@@ -345,15 +346,13 @@ fn run(world: &World) -> Result<Tally, String> {
                 go(Runner::Group(Box::new(group)), rank)
             }
             Err(error) => {
-                lock(&shared.failure).get_or_insert(format!("joining: {error}"));
+                lock(&shared.failures).push(format!("joining: {error}"));
                 Tally::new()
             }
         })
     };
-    match shared.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(why) => Err(why),
-        None => Ok(tallies.into_iter().next().unwrap_or_default()),
-    }
+    let failures = shared.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if failures.is_empty() { Ok(tallies.into_iter().next().unwrap_or_default()) } else { Err(failures.join("\n")) }
 }
 
 /// As many groups as there have to be for this share of all cases, in percent.
