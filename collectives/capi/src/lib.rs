@@ -427,7 +427,7 @@ mod tests {
     fn input_and_output_may_be_the_same_memory_in_an_all_reduce_alone() {
         with_pair(|group| {
             // One byte off: C promises no alignment.
-            let mut bytes = vec![0_u8; 1 + 3 * 4];
+            let mut bytes = [0_u8; 1 + 3 * 4];
             let data: *mut c_void = bytes[1..].as_mut_ptr().cast();
             let mut error = [0; 200];
             // SAFETY: three elements at `data`, and a group that joined.

@@ -85,10 +85,12 @@ impl<T: Value> Ready<T> {
 }
 
 /// Things by the number of their case that each rank comes for once: the first one makes it, the last one takes it away.
-struct Table<T: ?Sized>(Mutex<BTreeMap<usize, (usize, Arc<OnceLock<Box<T>>>)>>);
+struct Table<T: ?Sized>(Mutex<BTreeMap<usize, (usize, Made<T>)>>);
+
+type Made<T> = Arc<OnceLock<Box<T>>>;
 
 impl<T: ?Sized> Table<T> {
-    fn get(&self, ranks: usize, case: usize) -> Arc<OnceLock<Box<T>>> {
+    fn get(&self, ranks: usize, case: usize) -> Made<T> {
         let mut table = lock(&self.0);
         let (seen, entry) = table.entry(case).or_default();
         *seen += 1;
@@ -239,7 +241,10 @@ impl Side<'_> {
                     let buffers = [&mut from, &mut to];
                     for (region, buffer) in self.regions.iter_mut().zip(&buffers) {
                         let bytes = size_of_val(&buffer[..]);
-                        if region.as_ref().is_none_or(|region| region.raw().bytes < bytes || case.seed % 16 == 0) {
+                        if region
+                            .as_ref()
+                            .is_none_or(|region| region.raw().bytes < bytes || case.seed.is_multiple_of(16))
+                        {
                             *region = Some(group.region(bytes).map_err(|error| error.to_string())?);
                         }
                     }
