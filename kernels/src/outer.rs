@@ -66,6 +66,31 @@ impl Rule {
     pub const fn has_second(self) -> bool {
         !matches!(self, Rule::Sgd { .. })
     }
+
+    /// What step `t` (counted from one) has in common for all elements.
+    pub fn scales(self, lr: f32, t: u64) -> Scales {
+        let Rule::Adam { beta1, beta2, weight_decay, bias_correction, .. } = self else {
+            return Scales { rate: lr, root: 1.0, keep: 1.0 };
+        };
+        let (first, second) =
+            if bias_correction { (1.0 - power(beta1.into(), t), 1.0 - power(beta2.into(), t)) } else { (1.0, 1.0) };
+        Scales {
+            rate: (f64::from(lr) / first) as f32,
+            root: (1.0 / second.sqrt()) as f32,
+            keep: (1.0 - f64::from(lr) * f64::from(weight_decay)) as f32,
+        }
+    }
+}
+
+/// Factors of one step, for whoever carries a [`Rule`] out elsewhere. All but `rate` are one where a rule does not use them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scales {
+    /// The learning rate, for Adam over the correction of `m`.
+    pub rate: f32,
+    /// One over the root of Adam's correction of `v`.
+    pub root: f32,
+    /// The share of the parameters that the decay leaves.
+    pub keep: f32,
 }
 
 /// What a rule keeps from step to step. All zeros before the first one (for Yogi, `v` may start at a small
@@ -137,18 +162,9 @@ pub fn mean_step_on(
     match rule {
         Rule::Sgd { momentum, nesterov: false } => isa.run(Step(Sgd::<false> { lr, momentum }, buffers)),
         Rule::Sgd { momentum, nesterov: true } => isa.run(Step(Sgd::<true> { lr, momentum }, buffers)),
-        Rule::Adam { beta1, beta2, eps, weight_decay, bias_correction } => {
-            let (first, second) =
-                if bias_correction { (1.0 - power(beta1.into(), t), 1.0 - power(beta2.into(), t)) } else { (1.0, 1.0) };
-            let update = Adam {
-                beta1,
-                beta2,
-                rate: (f64::from(lr) / first) as f32,
-                root: (1.0 / second.sqrt()) as f32,
-                eps,
-                keep: (1.0 - f64::from(lr) * f64::from(weight_decay)) as f32,
-            };
-            isa.run(Step(update, buffers));
+        Rule::Adam { beta1, beta2, eps, .. } => {
+            let Scales { rate, root, keep } = rule.scales(lr, t);
+            isa.run(Step(Adam { beta1, beta2, rate, root, eps, keep }, buffers));
         }
         Rule::Adagrad { beta1, eps } => isa.run(Step(Adagrad { lr, beta1, eps }, buffers)),
         Rule::Yogi { beta1, beta2, eps } => isa.run(Step(Yogi { lr, beta1, beta2, eps }, buffers)),

@@ -16,8 +16,9 @@ struct Room {
     never: &'static [&'static str],
 }
 
-const ROOMS: [Room; 9] = [
+const ROOMS: [Room; 10] = [
     Room { package: "swarmloom-kernels", knows: &[], never: &["tch", "tokio", "libp2p"] },
+    Room { package: "swarmloom-gpu", knows: &["swarmloom-kernels"], never: &["tch", "tokio", "libp2p"] },
     Room {
         package: "swarmloom-collectives",
         knows: &["swarmloom-kernels"],
@@ -45,12 +46,13 @@ const ROOMS: [Room; 9] = [
 ];
 
 /// Crates that only some packages may name.
-const OWNED: [(&str, &[&str]); 5] = [
+const OWNED: [(&str, &[&str]); 6] = [
     ("tch", &["swarmloom-trainer"]),
     ("libp2p", &["swarmloom-net"]),
     ("clap", &["swarmloom"]),
     ("sled", &["swarmloom"]),
     ("axum", &["swarmloom"]),
+    ("cudarc", &["swarmloom-gpu"]),
 ];
 
 /// Checks dependencies, then the rules about text.
