@@ -50,6 +50,10 @@ pub enum CollectiveError {
         /// Why it failed.
         fault: Fault,
     },
+    /// A GPU did not do what it was asked, before anything was sent.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Gpu(#[from] swarmloom_gpu::GpuError),
     /// There is no such plan.
     #[error(transparent)]
     Build(#[from] BuildError),

@@ -17,6 +17,8 @@ pub mod error;
 pub mod execute;
 pub mod fabric;
 pub mod fault;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 pub mod group;
 pub mod machine;
 pub mod memory;

@@ -16,7 +16,9 @@ pub struct Found {
 
 /// Looks at everything. What is missing is no error.
 pub fn look() -> Vec<Found> {
-    vec![shared_memory(), libfabric(), library("CUDA driver", "libcuda.so.1"), library("NCCL", "libnccl.so.2")]
+    let mut found = vec![shared_memory(), libfabric()];
+    found.extend(gpus());
+    found
 }
 
 fn shared_memory() -> Found {
@@ -41,14 +43,37 @@ fn libfabric() -> Found {
     }
 }
 
-/// A library that is there; groups do not use these two yet.
-fn library(name: &'static str, file: &str) -> Found {
-    // SAFETY: both libraries only set themselves up when they are loaded, as for any program that is linked with them.
-    let what = match unsafe { libloading::Library::new(file) } {
-        Ok(_) => format!("{file} is there; groups of GPU buffers go through host memory so far"),
-        Err(_) => format!("{file} was not found"),
+/// The three libraries that groups of GPUs use, and what each is for.
+#[cfg(feature = "cuda")]
+fn gpus() -> [Found; 3] {
+    let found = |name, looked: Result<(bool, String), String>| match looked {
+        Ok((usable, what)) => Found { name, what, usable },
+        Err(what) => Found { name, what, usable: false },
     };
-    Found { name, what, usable: false }
+    let driver = swarmloom_gpu::count().map_err(|error| error.to_string());
+    let driver = driver.map(|count| {
+        let what = match count {
+            0 => "libcuda is there, and no GPU".into(),
+            _ => format!("{count} GPU(s), through pinned memory, or by CUDA IPC within a host; both need NVRTC"),
+        };
+        (count > 0, what)
+    });
+    let compiler = swarmloom_gpu::compiler_version().and_then(|version| Ok((version, swarmloom_gpu::supported()?)));
+    let compiler = compiler.map_err(|error| error.to_string()).map(|((major, minor), known)| {
+        let (first, last) = (known.first().copied().unwrap_or(0), known.last().copied().unwrap_or(0));
+        (true, format!("{major}.{minor}, compiles the kernels for sm_{first} to sm_{last}"))
+    });
+    let nccl = crate::gpu::nccl_version().map_err(|fault| fault.to_string());
+    let nccl =
+        nccl.map(|version| (true, format!("{version}, carries groups of GPUs where every rank has one of its own")));
+    [found("CUDA driver", driver), found("NVRTC", compiler), found("NCCL", nccl)]
+}
+
+/// A build without groups of GPUs says so.
+#[cfg(not(feature = "cuda"))]
+fn gpus() -> [Found; 3] {
+    let what = "this build is without groups of GPUs";
+    ["CUDA driver", "NVRTC", "NCCL"].map(|name| Found { name, what: what.into(), usable: false })
 }
 
 #[cfg(test)]
@@ -56,7 +81,8 @@ mod tests {
     #[test]
     fn a_missing_library_is_a_line_and_no_error() {
         let found = super::look();
-        assert_eq!(found.iter().map(|one| one.name).collect::<Vec<_>>(), ["shm", "libfabric", "CUDA driver", "NCCL"]);
+        let names = ["shm", "libfabric", "CUDA driver", "NVRTC", "NCCL"];
+        assert_eq!(found.iter().map(|one| one.name).collect::<Vec<_>>(), names);
         assert!(found[0].usable, "{found:?}");
         assert!(found.iter().all(|one| !one.what.is_empty()));
     }

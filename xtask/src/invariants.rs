@@ -21,12 +21,12 @@ const ROOMS: [Room; 10] = [
     Room { package: "swarmloom-gpu", knows: &["swarmloom-kernels"], never: &["tch", "tokio", "libp2p"] },
     Room {
         package: "swarmloom-collectives",
-        knows: &["swarmloom-kernels"],
+        knows: &["swarmloom-gpu", "swarmloom-kernels"],
         never: &["tch", "tokio", "libp2p", "clap", "toml"],
     },
     Room {
         package: "swarmloom-collectives-capi",
-        knows: &["swarmloom-collectives", "swarmloom-kernels"],
+        knows: &["swarmloom-collectives", "swarmloom-gpu", "swarmloom-kernels"],
         never: &["tch", "tokio", "libp2p", "clap", "toml"],
     },
     Room {
@@ -37,7 +37,7 @@ const ROOMS: [Room; 10] = [
     Room { package: "swarmloom-tasks", knows: &[], never: &["tch", "tokio", "libp2p"] },
     Room {
         package: "swarmloom-trainer",
-        knows: &["swarmloom-collectives", "swarmloom-kernels"],
+        knows: &["swarmloom-collectives", "swarmloom-gpu", "swarmloom-kernels"],
         never: &["tokio", "libp2p", "clap", "sled", "axum"],
     },
     Room { package: "swarmloom-net", knows: &[], never: &["tch", "clap", "sled", "axum"] },

@@ -1,0 +1,92 @@
+//! Decisions without a GPU; groups where there is one.
+
+use super::*;
+use crate::group::GroupConfig;
+use crate::group::tests::with_group;
+
+fn card(nccl: bool, device: u8, wanted: Option<Way>) -> Card {
+    Card { nccl, wanted, device: [device; 16] }
+}
+
+#[test]
+fn all_ranks_take_the_best_way_that_all_have() {
+    let both = [card(true, 1, None), card(true, 2, None)];
+    assert_eq!(choose(&both).expect("a way").0, Way::Nccl);
+    let (way, why) = choose(&[card(true, 1, None), card(false, 2, None)]).expect("a way");
+    assert_eq!((way, why.as_str()), (Way::Staged, "rank 1 has no NCCL"));
+    let (way, why) = choose(&[card(true, 1, None), card(true, 2, None), card(true, 1, None)]).expect("a way");
+    assert_eq!(way, Way::Staged);
+    assert!(why.starts_with("rank 2 shares its GPU"), "{why}");
+    assert_eq!(
+        choose(&[card(true, 1, Some(Way::Staged)), card(true, 2, Some(Way::Staged))]).expect("a way").0,
+        Way::Staged
+    );
+    assert!(choose(&[card(true, 1, Some(Way::Nccl)), card(false, 2, Some(Way::Nccl))]).is_err());
+    let differ = choose(&[card(true, 1, None), card(true, 2, Some(Way::Nccl))]).expect_err("different wishes");
+    assert!(differ.contains("rank 1"), "{differ}");
+}
+
+#[test]
+fn cards_are_read_as_they_were_written() {
+    for wanted in [None, Some(Way::Nccl), Some(Way::Staged)] {
+        let card = card(wanted.is_none(), 7, wanted);
+        assert_eq!(Card::decode(&card.encode()), Some(card));
+    }
+    assert_eq!(Card::decode(&[1, 3]), None);
+    assert_eq!(Card::decode(&[1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None);
+}
+
+/// The first device, or a line that says why there is none.
+fn gpu() -> Option<Gpu> {
+    match Gpu::open(0) {
+        Ok(gpu) => Some(gpu),
+        Err(error) => {
+            println!("skipped on a GPU: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn two_ranks_on_one_gpu_go_through_the_host() {
+    let Some(gpu) = gpu() else { return };
+    with_group(2, &GroupConfig::default(), |group| {
+        let gpu = gpu.beside().expect("a stream");
+        let mut group = GpuGroup::new(group, gpu.clone(), GpuConfig::default()).expect("a group");
+        assert_eq!(group.way().0, Way::Staged);
+        let rank = group.rank() as f32;
+        let input = gpu.upload(&[1.0 + rank, 2.0, -rank]).expect("memory");
+        let mut output = gpu.zeros::<f32>(3).expect("memory");
+        group.all_reduce(&input, &mut output, ReduceOp::Sum).expect("a sum");
+        let mut sum = [0.0; 3];
+        output.read(&mut sum).expect("a copy");
+        assert_eq!(sum, [3.0, 4.0, -1.0]);
+        let mut own = gpu.zeros::<f32>(1).expect("memory");
+        let whole = gpu.upload(&[rank, 5.0]).expect("memory");
+        group.reduce_scatter(&whole, &mut own, &[1, 1], ReduceOp::Max).expect("a part");
+        let mut part = [0.0];
+        own.read(&mut part).expect("a copy");
+        assert_eq!(part, [[1.0], [5.0]][group.rank()]);
+        let wrong = group.all_reduce(&input, &mut own, ReduceOp::Sum);
+        assert!(matches!(wrong, Err(CollectiveError::Usage { .. })), "{wrong:?}");
+    });
+}
+
+#[test]
+fn one_rank_through_nccl_where_it_is() {
+    let Some(gpu) = gpu() else { return };
+    if let Err(fault) = nccl_version() {
+        println!("skipped: {fault}");
+        return;
+    }
+    with_group(1, &GroupConfig::default(), |group| {
+        let config = GpuConfig { way: Some(Way::Nccl), ..GpuConfig::default() };
+        let mut group = GpuGroup::new(group, gpu.clone(), config).expect("a group");
+        let input = gpu.upload(&[1.5_f32, -2.0]).expect("memory");
+        let mut output = gpu.zeros::<f32>(2).expect("memory");
+        group.all_reduce(&input, &mut output, ReduceOp::Sum).expect("a sum");
+        let mut sum = [0.0; 2];
+        output.read(&mut sum).expect("a copy");
+        assert_eq!(sum, [1.5, -2.0]);
+    });
+}
