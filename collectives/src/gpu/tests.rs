@@ -50,6 +50,7 @@ fn gpu() -> Option<Gpu> {
 #[test]
 fn two_ranks_on_one_gpu_go_through_the_host() {
     let Some(gpu) = gpu() else { return };
+    println!("on {}", gpu.name());
     with_group(2, &GroupConfig::default(), |group| {
         let gpu = gpu.beside().expect("a stream");
         let mut group = GpuGroup::new(group, gpu.clone(), GpuConfig::default()).expect("a group");
@@ -89,4 +90,93 @@ fn one_rank_through_nccl_where_it_is() {
         output.read(&mut sum).expect("a copy");
         assert_eq!(sum, [1.5, -2.0]);
     });
+}
+
+/// Ranks are processes: only a driver that is none opens memory of this process.
+#[test]
+fn exposed_buffers_are_reduced_in_the_order_of_the_ranks() {
+    let Some(gpu) = gpu() else { return };
+    if gpu.name() != "pretended" {
+        println!("skipped: a real driver opens no memory of the same process");
+        return;
+    }
+    println!("on {}", gpu.name());
+    with_group(3, &GroupConfig::default(), |group| {
+        let gpu = gpu.beside().expect("a stream");
+        let mut group = GpuGroup::new(group, gpu.clone(), GpuConfig::default()).expect("a group");
+        // In another order the small one is lost.
+        let own = [1e20_f32, -1e20, 1.0][group.rank()];
+        let exposed = group.expose(gpu.upload(&[own, 1.0]).expect("memory")).expect("all ranks' buffers");
+        let mut output = gpu.zeros::<f32>(2).expect("memory");
+        group.all_reduce_exposed(&exposed, &mut output, ReduceOp::Sum).expect("a sum");
+        let mut sum = [0.0; 2];
+        output.read(&mut sum).expect("a copy");
+        assert_eq!(sum, [1.0, 3.0]);
+        let mut short = gpu.zeros::<f32>(1).expect("memory");
+        assert!(matches!(
+            group.all_reduce_exposed(&exposed, &mut short, ReduceOp::Sum),
+            Err(CollectiveError::Usage { .. })
+        ));
+        let back = group.withdraw(exposed).expect("the buffer");
+        assert_eq!(back.len(), 2);
+        // Lengths have to be the same.
+        let uneven = gpu.zeros::<f32>(1 + group.rank()).expect("memory");
+        assert!(matches!(group.expose(uneven), Err(CollectiveError::Usage { .. })));
+    });
+}
+
+#[test]
+fn survivors_go_on_with_their_gpus() {
+    let Some(gpu) = gpu() else { return };
+    println!("on {}", gpu.name());
+    with_group(3, &GroupConfig::default(), |group| {
+        let gpu = gpu.beside().expect("a stream");
+        let mut group = GpuGroup::new(group, gpu.clone(), GpuConfig::default()).expect("a group");
+        if group.rank() == 1 {
+            return;
+        }
+        let input = gpu.upload(&[1_i64]).expect("memory");
+        let mut output = gpu.zeros::<i64>(1).expect("memory");
+        let failed = group.all_reduce(&input, &mut output, ReduceOp::Sum).expect_err("one is gone");
+        assert_eq!(failed.missing(), Some(1), "{failed}");
+        let mut group = group.shrink(Duration::from_secs(10)).expect("survivors");
+        group.all_reduce(&input, &mut output, ReduceOp::Sum).expect("a sum");
+        let mut sum = [0];
+        output.read(&mut sum).expect("a copy");
+        assert_eq!((sum, group.ranks()), ([2], 2));
+    });
+}
+
+/// The tests above on a driver that is none, whose memory is the processor's.
+#[test]
+fn groups_on_a_pretended_device() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../kernels/gpu/src");
+    let library = folder.path().join("libcuda.so");
+    let built = std::process::Command::new(std::env::var_os("CXX").unwrap_or_else(|| "c++".into()))
+        .args([
+            "-std=c++17",
+            "-O1",
+            "-ffp-contract=off",
+            "-fno-strict-aliasing",
+            "-shared",
+            "-fPIC",
+            "-I",
+            sources,
+            "-o",
+        ])
+        .arg(&library)
+        .arg(format!("{sources}/twin/driver.cpp"))
+        .output()
+        .expect("a C++ compiler");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    std::fs::copy(&library, folder.path().join("libnvrtc.so")).expect("a copy");
+    let done = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["gpu::tests::", "--skip", "pretended_device", "--nocapture"])
+        .env("LD_LIBRARY_PATH", folder.path())
+        .output()
+        .expect("this program again");
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(said.matches("on pretended").count(), 3, "{said}");
 }

@@ -34,18 +34,9 @@ impl Processor {
     }
 
     fn build() -> Self {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("kernels.so");
-        let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
-        let built = Command::new(&compiler)
-            .args(["-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-shared", "-fPIC", "-I"])
-            .arg(&source)
-            .arg("-o")
-            .args([&file, &source.join("twin/shim.cpp")])
-            .output()
-            .unwrap_or_else(|error| panic!("{compiler:?} cannot be started: {error}"));
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        compile_shim("shim.cpp", &file);
         // SAFETY: the library was just built from the source above, whose constructors fill a list of kernels.
         let library = unsafe { libloading::Library::new(&file) }.expect("the library");
         // SAFETY: these are the types that the shim gives these functions.
@@ -61,6 +52,20 @@ impl Processor {
         let names = (0..).map_while(name).collect();
         Self { call, names, _library: library }
     }
+}
+
+/// Makes a library of a file beside this one, which includes the kernels.
+fn compile_shim(source: &str, to: &Path) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+    let built = Command::new(&compiler)
+        .args(["-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-shared", "-fPIC", "-I"])
+        .arg(&folder)
+        .arg("-o")
+        .args([to, &folder.join("twin").join(source)])
+        .output()
+        .unwrap_or_else(|error| panic!("{compiler:?} cannot be started: {error}"));
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
 }
 
 /// The names of all kernels.

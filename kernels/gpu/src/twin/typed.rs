@@ -71,3 +71,20 @@ fn buffers_and_calls_on_a_gpu() {
     assert!(matches!(gpu.reduce(ReduceOp::Sum, &[&on_a, &elsewhere], &mut out), Err(GpuError::Usage { .. })));
     assert!(gpu.mark().expect("a mark").wait_for(std::time::Duration::from_secs(10)).expect("no failure"));
 }
+
+/// Everything above the driver, on one that is none.
+#[test]
+fn buffers_and_calls_on_a_pretended_device() {
+    let folder = tempfile::tempdir().expect("a folder");
+    compile_shim("driver.cpp", &folder.path().join("libcuda.so"));
+    std::fs::copy(folder.path().join("libcuda.so"), folder.path().join("libnvrtc.so")).expect("a copy");
+    let tests = std::env::current_exe().expect("this program");
+    let done = Command::new(tests)
+        .args(["twin::typed::buffers_and_calls_on_a_gpu", "--exact", "--nocapture"])
+        .env("LD_LIBRARY_PATH", folder.path())
+        .output()
+        .expect("this program again");
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    assert!(said.contains("on pretended (sm_90)"), "{said}");
+}
