@@ -195,7 +195,7 @@ impl GpuGroup {
         let mut id = UniqueId([0; UniqueId::BYTES]);
         id.0.copy_from_slice(&heard[1..]);
         let abort = group.aborter();
-        let limit = Limit::new(&abort, config.setup);
+        let limit = Limit::new(&abort, config.setup).with_peers(group.ranks());
         let made = Communicator::new(library, gpu, id, (group.rank(), group.ranks()), &limit);
         // Whoever was quicker waits for the others as long as these may take.
         let mut joined = [0_u8];
@@ -362,7 +362,7 @@ impl GpuGroup {
         if let Some(reason) = abort.reason() {
             return Err(CollectiveError::Poisoned { why: reason.to_string() });
         }
-        let limit = Limit::new(&abort, self.config.timeout);
+        let limit = Limit::new(&abort, self.config.timeout).with_peers(self.group.ranks());
         let (input, output) = (input.map_or(0, Buffer::address), output.as_ref().map_or(0, |output| output.address()));
         // SAFETY: lengths and device were checked by `run`. The buffers are borrowed until the work is done; where it is
         // not done in time it is aborted below, and what uses them afterwards comes later in the same stream.

@@ -173,16 +173,25 @@ pub(super) struct Limit<'a> {
     pub(super) abort: &'a Abort,
     pub(super) timeout: Duration,
     pub(super) deadline: Instant,
+    /// Ranks whose leaving ends the wait.
+    peers: usize,
 }
 
 impl<'a> Limit<'a> {
     pub(super) fn new(abort: &'a Abort, timeout: Duration) -> Self {
-        Self { abort, timeout, deadline: Instant::now() + timeout }
+        Self { abort, timeout, deadline: Instant::now() + timeout, peers: 0 }
+    }
+
+    /// For what needs all of so many ranks. One that has left well has done its part of what is under way; if that does
+    /// not end soon, it was not all of it.
+    pub(super) fn with_peers(self, peers: usize) -> Self {
+        Self { peers, ..self }
     }
 
     /// Asks until the answer is yes.
     pub(super) fn wait(&self, mut done: impl FnMut() -> Result<bool, Fault>) -> Result<(), Fault> {
         let mut rounds = 0_u32;
+        let mut left: Option<(Rank, Instant)> = None;
         loop {
             match done() {
                 Ok(true) => return Ok(()),
@@ -195,6 +204,12 @@ impl<'a> Limit<'a> {
             }
             if Instant::now() >= self.deadline {
                 return Err(Fault::Timeout { after: self.timeout });
+            }
+            left = left.or_else(|| Some(((0..self.peers).find(|rank| self.abort.has_left(*rank))?, Instant::now())));
+            if let Some((rank, since)) = left
+                && since.elapsed() >= GOODBYE
+            {
+                return Err(Fault::Lost { rank, how: "it has left the group".into() });
             }
             rounds += 1;
             if rounds < 1000 {

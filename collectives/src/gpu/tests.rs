@@ -147,12 +147,61 @@ fn survivors_go_on_with_their_gpus() {
     });
 }
 
-/// The tests above on a driver that is none, whose memory is the processor's.
+/// What NCCL may do to a group: work, lack a rank that died, lack one that does nothing.
 #[test]
-fn groups_on_a_pretended_device() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn nccl_never_waits_without_a_deadline() {
+    let Some(gpu) = gpu() else { return };
+    if std::env::var_os("PRETENDED_DEVICES").is_none() {
+        println!("skipped: three ranks need three GPUs");
+        return;
+    }
+    println!("with NCCL on {}", gpu.name());
+    let start = |group, gpu: &Gpu, timeout| {
+        let config = GpuConfig { way: Some(Way::Nccl), timeout, ..GpuConfig::default() };
+        GpuGroup::new(group, gpu.clone(), config).expect("a group")
+    };
+    let sum = |group: &mut GpuGroup, value: f32| -> Result<f32, CollectiveError> {
+        let gpu = group.gpu().clone();
+        let input = gpu.upload(&[value]).expect("memory");
+        let mut output = gpu.zeros::<f32>(1).expect("memory");
+        group.all_reduce(&input, &mut output, ReduceOp::Sum)?;
+        let mut sum = [0.0];
+        output.read(&mut sum).expect("a copy");
+        Ok(sum[0])
+    };
+    with_group(3, &GroupConfig::default(), |group| {
+        let mut group = start(group, &gpu.beside().expect("a stream"), Duration::from_secs(20));
+        let rank = group.rank();
+        assert_eq!(sum(&mut group, rank as f32).expect("a sum"), 3.0);
+        if rank == 1 {
+            return;
+        }
+        let began = std::time::Instant::now();
+        let failed = sum(&mut group, 1.0).expect_err("one is gone");
+        assert_eq!(failed.missing(), Some(1), "{failed}");
+        assert!(began.elapsed() < Duration::from_secs(10), "its death is known before the time is over");
+        assert!(matches!(sum(&mut group, 1.0), Err(CollectiveError::Poisoned { .. })));
+        let mut group = group.shrink(Duration::from_secs(10)).expect("survivors");
+        assert_eq!((group.way().0, sum(&mut group, 2.0).expect("a sum")), (Way::Nccl, 4.0));
+    });
+    with_group(2, &GroupConfig::default(), |group| {
+        let mut group = start(group, &gpu.beside().expect("a stream"), Duration::from_millis(300));
+        if group.rank() == 0 {
+            let failed = sum(&mut group, 1.0).expect_err("the other does nothing");
+            assert!(matches!(failed, CollectiveError::Failed { fault: Fault::Timeout { .. }, .. }), "{failed}");
+        } else {
+            let abort = group.host().aborter();
+            let end = std::time::Instant::now() + Duration::from_secs(10);
+            while abort.reason().is_none() && std::time::Instant::now() < end {
+                std::thread::yield_now();
+            }
+            assert!(abort.reason().is_some(), "the other one tells that it gave up");
+        }
+    });
+}
+
+fn library(source: &str, to: &std::path::Path) {
     let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../kernels/gpu/src");
-    let library = folder.path().join("libcuda.so");
     let built = std::process::Command::new(std::env::var_os("CXX").unwrap_or_else(|| "c++".into()))
         .args([
             "-std=c++17",
@@ -165,18 +214,34 @@ fn groups_on_a_pretended_device() {
             sources,
             "-o",
         ])
-        .arg(&library)
-        .arg(format!("{sources}/twin/driver.cpp"))
+        .arg(to)
+        .arg(source)
         .output()
         .expect("a C++ compiler");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    std::fs::copy(&library, folder.path().join("libnvrtc.so")).expect("a copy");
-    let done = std::process::Command::new(std::env::current_exe().expect("this program"))
-        .args(["gpu::tests::", "--skip", "pretended_device", "--nocapture"])
-        .env("LD_LIBRARY_PATH", folder.path())
-        .output()
-        .expect("this program again");
-    let said = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// The tests above on a driver that is none, whose memory is the processor's; then the last one with an NCCL that is none.
+#[test]
+fn groups_on_a_pretended_device() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cuda = folder.path().join("libcuda.so");
+    library(concat!(env!("CARGO_MANIFEST_DIR"), "/../kernels/gpu/src/twin/driver.cpp"), &cuda);
+    std::fs::copy(&cuda, folder.path().join("libnvrtc.so")).expect("a copy");
+    let again = |arguments: &[&str], devices: bool| {
+        let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
+        command.args(arguments).arg("--nocapture").env("LD_LIBRARY_PATH", folder.path());
+        if devices {
+            command.env("PRETENDED_DEVICES", "1");
+        }
+        let done = command.output().expect("this program again");
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+        said
+    };
+    let said = again(&["gpu::tests::", "--skip", "pretended_device"], false);
     assert_eq!(said.matches("on pretended").count(), 3, "{said}");
+    library(concat!(env!("CARGO_MANIFEST_DIR"), "/src/gpu/pretended.cpp"), &folder.path().join("libnccl.so.2"));
+    let said = again(&["gpu::tests::nccl_never_waits_without_a_deadline", "--exact"], true);
+    assert_eq!(said.matches("with NCCL on pretended").count(), 1, "{said}");
 }

@@ -3,6 +3,7 @@
 
 #include "shim.cpp"
 
+#include <atomic>
 #include <mutex>
 
 #define API extern "C" int
@@ -16,7 +17,11 @@ API cuGetErrorString(int, const char **text) { return *text = "an error of a pre
 API cuDeviceGetCount(int *count) { return *count = 1, 0; }
 API cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal == 0 ? 0 : 101; }
 API cuDeviceGetName(char *name, int bytes, int) { return std::snprintf(name, bytes, "pretended"), 0; }
-API cuDeviceGetUuid_v2(char *uuid, int) { return std::memset(uuid, 7, 16), 0; }
+// Ranks that are threads have a device each, as far as they can tell, where an NCCL is pretended too.
+API cuDeviceGetUuid_v2(char *uuid, int) {
+    static std::atomic<char> next;
+    return std::memset(uuid, std::getenv("PRETENDED_DEVICES") ? ++next : 7, 16), 0;
+}
 // The compute capability 9.0, and nothing else.
 API cuDeviceGetAttribute(int *value, int attribute, int) { return *value = attribute == 75 ? 9 : 0, 0; }
 API cuDevicePrimaryCtxRetain(void **context, int) { return *context = &context_of_device, 0; }
