@@ -199,8 +199,12 @@ impl Peer {
     /// likely to write, for it has done so lately. In all other cases it asks.
     pub(super) fn end(&mut self, sequence: u64) {
         let lately = self.heard + 1 >= sequence && self.wrote != sequence;
-        if lately || (1..=sequence).contains(&self.asked) {
+        // A peer that is far ahead has asked for a later end: that answer is still owed.
+        let answers = (1..=sequence).contains(&self.asked);
+        if answers {
             self.asked = 0;
+        }
+        if lately || answers {
             self.owes |= owed::ENDED;
         }
     }
@@ -319,6 +323,20 @@ mod tests {
         peer.end(6);
         peer.ask(6, 6);
         assert_eq!(peer.owes, owed::ENDED);
+    }
+
+    #[test]
+    fn who_asks_for_a_later_end_is_told_of_that_one_too() {
+        let mut peer = peer();
+        peer.hear(4, None);
+        peer.ask(9, 3);
+        peer.end(4);
+        assert_eq!(peer.owes, owed::ENDED, "it wrote in this operation");
+        peer.owes = 0;
+        (5..9).for_each(|sequence| peer.end(sequence));
+        peer.owes = 0;
+        peer.end(9);
+        assert_eq!(peer.owes, owed::ENDED, "it has asked for this one");
     }
 
     #[test]
