@@ -144,7 +144,7 @@ fn valgrind(workspace: &Workspace) -> Result<Ended> {
 /// The last program that cargo says it has built.
 fn test_binary(messages: &str) -> Option<PathBuf> {
     let built = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    built.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last()
+    built.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back()
 }
 
 /// Every name of `WATCHED` still is the name of a test that ran.
