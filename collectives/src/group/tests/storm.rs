@@ -4,7 +4,7 @@
 //! bit by bit; elsewhere with a bound of the error, and every rank has to have the same bits as every other. Inputs
 //! have to stay as they were, and what stands beside an output too.
 //!
-//! All that is done follows from a seed for each group. `SWARMLOOM_STORM` sets how many cases there are (default 5000; the
+//! All that is done follows from a seed for each group. `SWARMLOOM_STORM` sets how many cases there are (default 3000; the
 //! long form is 100000), `SWARMLOOM_STORM_SEED` the seed of a single group: a failure says which.
 
 mod draw;
@@ -368,7 +368,7 @@ fn run(world: &World) -> Result<Tally, String> {
 fn storm(over: Over, share: usize) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let alone = number("SWARMLOOM_STORM_SEED");
-    let wanted = number("SWARMLOOM_STORM").unwrap_or(5000) as usize * share / 100;
+    let wanted = number("SWARMLOOM_STORM").unwrap_or(3000) as usize * share / 100;
     let began = Instant::now();
     let (mut tally, mut done) = (Tally::new(), 0);
     for index in 0.. {
