@@ -223,7 +223,7 @@ impl Group {
         self.programs.0.clear();
     }
 
-    /// When stores pass the cache by; `None` finds out by trying. May differ between ranks.
+    /// When stores pass the cache by; `None` finds out by trying. The same on every rank.
     pub fn set_streaming(&mut self, streaming: Option<Streaming>) {
         self.config.streaming = streaming;
         self.programs.0.clear();

@@ -227,6 +227,7 @@ impl Offer {
             shift: 0,
         };
         fabric.single_copy = fabric.can_copy_from_all();
+        fabric.regions.reap_all();
         fabric.regions.publish(fabric.head_regions());
         Ok(fabric)
     }
@@ -376,6 +377,7 @@ impl Fabric for ShmFabric {
                 self.wait_until_ended(peer, entry.sequence - 2, patience)?;
             }
         }
+        self.regions.reap(entry.sequence);
         Ok(())
     }
 

@@ -126,8 +126,6 @@ struct Side<'a> {
     runner: Runner,
     /// Input and output.
     regions: [Option<Region>; 2],
-    /// Those before: a peer that comes late to an operation may still map what this rank had exposed in it.
-    kept: Vec<Region>,
     tally: Tally,
 }
 
@@ -247,8 +245,7 @@ impl Side<'_> {
                             .as_ref()
                             .is_none_or(|region| region.raw().bytes < bytes || case.seed.is_multiple_of(16))
                         {
-                            let made = group.region(bytes).map_err(|error| error.to_string())?;
-                            self.kept.extend(region.replace(made));
+                            *region = Some(group.region(bytes).map_err(|error| error.to_string())?);
                         }
                     }
                     let at = self.regions.each_ref().map(|region| region.as_ref().expect("just made").raw().at.cast());
@@ -306,8 +303,7 @@ fn run(world: &World) -> Result<Tally, String> {
     let shared =
         Shared { world, ready: Table(Mutex::default()), agreed: Table(Mutex::default()), failures: Mutex::default() };
     let go = |runner: Runner, rank: Rank| {
-        let mut side =
-            Side { shared: &shared, rank, runner, regions: [None, None], kept: Vec::new(), tally: Tally::new() };
+        let mut side = Side { shared: &shared, rank, runner, regions: [None, None], tally: Tally::new() };
         if let Err(why) = side.run_all() {
             lock(&shared.failures).push(why);
             if let Runner::Group(group) = &mut side.runner {
