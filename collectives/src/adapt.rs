@@ -1,7 +1,7 @@
 //! Which of several ways of doing the same operation is the fastest here and now.
 //!
-//! Whether stores should pass the cache by, and whether scratch should be used again at once or much later, depends on how
-//! far apart the cores are that the ranks run on, by factors of four and more, and on virtual machines that changes while a
+//! Whether stores should pass the cache by, whether scratch should be used again at once or much later, and which of two plans
+//! is better, depends on how far apart the cores are that the ranks run on, by factors of four and more, and on virtual machines that changes while a
 //! program runs. So it is tried: every way a few times, the fastest one for a while, then all again. The schedule follows
 //! from the number of operations and from times that the ranks have agreed on, so all ranks go the same way.
 

@@ -133,7 +133,7 @@ pub(crate) struct Met {
 }
 
 const MAGIC: [u8; 8] = *b"swlmcol1";
-/// Strangers that connect and stay silent cost no more than this each.
+/// Strangers that connect and say nothing, or say it slowly, cost no more than this each; they are heard one by one.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_FRAME: usize = 1 << 20;
 const RETRY: Duration = Duration::from_millis(20);
@@ -353,7 +353,7 @@ fn introduce(
     stream.set_nodelay(true).map_err(io)?;
     stream.write_all(&MAGIC).and_then(|()| stream.write_all(&ours)).map_err(io)?;
     let (mut theirs, mut proof) = ([0; 32], [0; 32]);
-    stream.read_exact(&mut theirs).and_then(|()| stream.read_exact(&mut proof)).map_err(io)?;
+    read(&mut stream, &mut theirs, deadline).and_then(|()| read(&mut stream, &mut proof, deadline)).map_err(io)?;
     let key = hmac::Key::new(hmac::HMAC_SHA256, &at.token);
     hmac::verify(&key, &said(b"accept", &ours, &theirs), &proof).map_err(|_| refused("it has another token".into()))?;
     let own = hmac::sign(&key, &said(b"dial", &theirs, &ours));
@@ -396,16 +396,16 @@ fn answer(at: &Rendezvous, mut stream: TcpStream, deadline: Instant) -> std::io:
     set_deadline(&stream, soon)?;
     stream.set_nodelay(true)?;
     let (mut magic, mut theirs, mut proof) = ([0; 8], [0; 32], [0; 32]);
-    stream.read_exact(&mut magic)?;
+    read(&mut stream, &mut magic, soon)?;
     if magic != MAGIC {
         return Err(std::io::Error::other("it speaks something else"));
     }
-    stream.read_exact(&mut theirs)?;
+    read(&mut stream, &mut theirs, soon)?;
     let ours = nonce().map_err(std::io::Error::other)?;
     let key = hmac::Key::new(hmac::HMAC_SHA256, &at.token);
     stream.write_all(&ours)?;
     stream.write_all(hmac::sign(&key, &said(b"accept", &theirs, &ours)).as_ref())?;
-    stream.read_exact(&mut proof)?;
+    read(&mut stream, &mut proof, soon)?;
     hmac::verify(&key, &said(b"dial", &ours, &theirs), &proof)
         .map_err(|_| std::io::Error::other("it has another token"))?;
     let purpose = read_frame(&mut stream, soon)?;
@@ -453,6 +453,24 @@ fn set_deadline(stream: &TcpStream, deadline: Instant) -> std::io::Result<()> {
     stream.set_write_timeout(Some(time))
 }
 
+/// Fills `into` before the deadline, however slowly the bytes come.
+fn read(stream: &mut TcpStream, into: &mut [u8], deadline: Instant) -> std::io::Result<()> {
+    let mut done = 0;
+    while done < into.len() {
+        if left(deadline).is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        set_deadline(stream, deadline)?;
+        match stream.read(&mut into[done..]) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => done += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 #[allow(clippy::disallowed_methods, reason = "another process gives no event to wait for")]
 fn pause() {
     std::thread::sleep(RETRY);
@@ -475,15 +493,14 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> std::io::Result<Vec<u8>> {
 
 /// Reads what [`write_frame`] wrote.
 pub(crate) fn read_frame<T: DeserializeOwned>(stream: &mut TcpStream, deadline: Instant) -> std::io::Result<T> {
-    set_deadline(stream, deadline)?;
     let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
+    read(stream, &mut length, deadline)?;
     let length = u32::from_le_bytes(length) as usize;
     if length > MAX_FRAME {
         return Err(std::io::Error::other("a message is too long"));
     }
     let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
+    read(stream, &mut body, deadline)?;
     decode(&body)
 }
 

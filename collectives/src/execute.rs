@@ -24,16 +24,56 @@ struct At {
 /// A step with everything looked up that does not depend on the call.
 #[derive(Debug, Clone)]
 enum Act {
-    Put { peer: Rank, from: At, bytes: usize, to: Target, signal: bool },
-    Signal { peer: Rank },
-    Wait { peer: Rank },
-    Packet { peer: Rank, from: At, bytes: usize },
-    WaitPacket { peer: Rank },
-    Expose { peer: Rank },
-    Meet { peer: Rank },
-    Copy { from: At, to: At, bytes: usize, stores: Stores },
-    CopyFrom { peer: Rank, window: Window, from: At, to: At, bytes: usize, stores: Stores },
-    Reduce { from: Box<[At]>, to: [At; 2], targets: usize, count: usize, stores: Stores },
+    Put {
+        peer: Rank,
+        from: At,
+        bytes: usize,
+        to: Target,
+        signal: bool,
+    },
+    Signal {
+        peer: Rank,
+    },
+    Wait {
+        peer: Rank,
+    },
+    Packet {
+        peer: Rank,
+        from: At,
+        bytes: usize,
+    },
+    WaitPacket {
+        peer: Rank,
+    },
+    Expose {
+        peer: Rank,
+    },
+    /// `reached`: whether input and output of the peer are followed as addresses later.
+    Meet {
+        peer: Rank,
+        reached: [bool; 2],
+    },
+    Copy {
+        from: At,
+        to: At,
+        bytes: usize,
+        stores: Stores,
+    },
+    CopyFrom {
+        peer: Rank,
+        window: Window,
+        from: At,
+        to: At,
+        bytes: usize,
+        stores: Stores,
+    },
+    Reduce {
+        from: Box<[At]>,
+        to: [At; 2],
+        targets: usize,
+        count: usize,
+        stores: Stores,
+    },
 }
 
 const INPUT: usize = 0;
@@ -59,7 +99,7 @@ const WORTH_TRYING: usize = 1 << 10;
 /// The same where nothing is staged.
 const DIRECT_WORTH_TRYING: usize = 32 << 10;
 /// Larger ones do not: there is less to try, and every try costs more.
-const BEYOND_CACHE: usize = 4 << 20;
+const BEYOND_CACHE: usize = 16 << 20;
 
 impl Streaming {
     /// Never.
@@ -119,6 +159,17 @@ impl Program {
             }
             place(rank, one, size)
         };
+        let mut followed = [[false; 2]; MAX_RANKS];
+        for step in &plan.programs[rank] {
+            let Step::Reduce { from, to } = step else { continue };
+            for one in from.iter().chain(to).filter(|one| one.rank != rank) {
+                match one.slice.buffer {
+                    Buffer::Input => followed[one.rank][0] = true,
+                    Buffer::Output => followed[one.rank][1] = true,
+                    Buffer::Scratch | Buffer::Packet(_) => {}
+                }
+            }
+        }
         let acts = plan.programs[rank].iter().map(|step| match step {
             Step::Put { from, to, signal } => Act::Put {
                 peer: to.rank,
@@ -135,7 +186,7 @@ impl Program {
             Step::Packet { from, to } => Act::Packet { peer: *to, from: here(from), bytes: from.len * size },
             Step::WaitPacket { from } => Act::WaitPacket { peer: *from },
             Step::Expose { to } => Act::Expose { peer: *to },
-            Step::Meet { from } => Act::Meet { peer: *from },
+            Step::Meet { from } => Act::Meet { peer: *from, reached: followed[*from] },
             Step::Copy { from, to } => {
                 let (bytes, target) = (from.slice.len * size, here(to));
                 let window = match from.slice.buffer {
@@ -169,11 +220,11 @@ impl Program {
         });
         let acts = acts.collect();
         let bases = vec![std::ptr::null_mut(); OWN + EACH * plan.ranks()];
-        let tag = tag(&plan);
+        let tag = tag(&plan, streaming.wander);
         Self { plan, rank, acts, tag, wander: streaming.wander, loads, bases }
     }
 
-    /// The collective and its algorithm, hashed: ranks of one operation have to agree on it.
+    /// The plan, hashed: ranks of one operation have to agree on it.
     pub fn tag(&self) -> u32 {
         self.tag
     }
@@ -242,16 +293,24 @@ impl Program {
                     Ok(())
                 }
                 Act::Expose { peer } => fabric.expose(*peer, patience),
-                Act::Meet { peer } => {
+                Act::Meet { peer, reached } => {
                     fabric.meet(*peer, patience)?;
                     for (index, window) in [(1, Window::Input), (2, Window::Output)] {
                         let raw = fabric.direct(*peer, window);
+                        if reached[index - 1] && raw.is_none() {
+                            let what = format!("its {window:?} is in none of its regions");
+                            return Err(Fault::Protocol { rank: *peer, what });
+                        }
                         bases[base_of(*peer) + index] = raw.map_or(std::ptr::null_mut(), |raw| raw.at);
                     }
                     Ok(())
                 }
                 Act::Copy { from, to, bytes, stores } => {
-                    copy::copy(address(to, bases), address(from, bases), *bytes, *stores);
+                    let (from, to) = (address(from, bases), address(to, bases));
+                    // A broadcast's root may have one buffer for input and output.
+                    if from != to {
+                        copy::copy(to, from, *bytes, *stores);
+                    }
                     Ok(())
                 }
                 Act::CopyFrom { peer, window, from, to, bytes, stores } => {
@@ -304,12 +363,11 @@ impl Program {
     }
 }
 
-/// FNV-1a over the words that say what the plan is.
-fn tag(plan: &Plan) -> u32 {
+/// FNV-1a over the whole plan, and where in the scratch it works.
+fn tag(plan: &Plan, wander: bool) -> u32 {
     let config = bincode::config::standard();
     // What cannot be encoded cannot be compared either; there is nothing of the kind in these types.
-    let bytes =
-        bincode::serde::encode_to_vec((&plan.collective, plan.algorithm, plan.scratch), config).unwrap_or_default();
+    let bytes = bincode::serde::encode_to_vec((plan, wander), config).unwrap_or_default();
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 

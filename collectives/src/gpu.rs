@@ -10,7 +10,7 @@
 //! - [`GpuGroup::all_reduce_exposed`]: the order of the ranks, as the one-shot plan has it.
 //! - [`Way::Nccl`]: NCCL's own, which follows from its version, the machines, the number of ranks and the size. All ranks of
 //!   an all-reduce get the same bits, and a repetition on the same machines gives them again; another size or another
-//!   number of ranks need not. Halves may be rounded at every step, and a minimum or maximum need not be NaN where a
+//!   number of ranks need not. Ranks that call different things are not told: NCCL says nothing of that. Halves may be rounded at every step, and a minimum or maximum need not be NaN where a
 //!   source is.
 
 use std::time::Duration;
@@ -145,6 +145,7 @@ impl GpuGroup {
     /// [`CollectiveError::Setup`] where NCCL was asked for and does not come together. Where none was asked for, that
     /// leads to [`Way::Staged`].
     pub fn new(mut group: Group, gpu: Gpu, config: GpuConfig) -> Result<Self, CollectiveError> {
+        group.set_timeout(config.timeout);
         let library = Library::get();
         let device = gpu.uuid()?;
         let own = Card { nccl: library.is_ok(), wanted: config.way, device };
@@ -383,6 +384,10 @@ impl GpuGroup {
     ) -> Result<(), CollectiveError> {
         self.sequence += 1;
         let lens = [input.map_or(0, Buffer::len), output.as_ref().map_or(0, |output| output.len())];
+        // What the caller has given the GPU to do comes first, and may take for ever; the copies themselves do not.
+        let abort = self.group.aborter();
+        let done = self.end_of_work(&Limit::new(&abort, self.config.timeout));
+        done.map_err(|fault| self.failed(collective.name(), "this rank's GPU", fault))?;
         if let Err(error) = self.read_in(input, lens) {
             return Err(self.failed(collective.name(), "this rank's GPU", nccl::device(error)));
         }

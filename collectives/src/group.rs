@@ -20,7 +20,7 @@ use crate::execute::{Program, Streaming};
 use crate::fabric::region::{Region, Regions};
 use crate::fabric::{Carrier, Entry, Raw};
 use crate::fault::Fault;
-use crate::patience::{Abort, Ladder, Patience};
+use crate::patience::{Abort, GUARDED, Ladder, Patience};
 use crate::plan::{Collective, Layout, Plan, Rank};
 use crate::select::Selector;
 use crate::setup;
@@ -89,7 +89,9 @@ pub struct Group {
     members: Vec<Rank>,
     rank: Rank,
     epoch: u64,
-    fabric: Carrier,
+    /// Gone after a failure: it may still hold on to the caller's memory, and is good for nothing else.
+    carrier: Option<Carrier>,
+    transport: &'static str,
     layout: Layout,
     regions: Regions,
     abort: Arc<Abort>,
@@ -98,13 +100,15 @@ pub struct Group {
     programs: Programs,
     failed: Option<String>,
     backup: Vec<u8>,
+    /// Buffers that were found in regions last: changes of the regions, address, bytes.
+    registered: [(u64, usize, usize); 4],
 }
 
-/// Programs used lately, the last one first.
+/// The programs made last, the newest first.
 #[derive(Debug, Default)]
 struct Programs(Vec<(Key, Prepared)>);
 
-/// A collective in all the ways of storing that are worth a try.
+/// A collective in all the ways that are worth a try: plans, and ways of storing.
 #[derive(Debug)]
 struct Prepared {
     ways: Vec<Program>,
@@ -156,7 +160,10 @@ impl Group {
             fault: Fault::Lost { rank: control.rank(), how: "the others go on without this rank".into() },
         })?;
         let at = setup::Epoch { control: &control, config: &config, members: &members, number: epoch, deadline };
-        let (fabric, layout) = setup::connect(&at, &regions)?;
+        let (carrier, layout) = setup::connect(&at, &regions)?;
+        if !GUARDED {
+            tracing::warn!("built without deadlines and abort words over shared memory: for measurements alone");
+        }
         let local = layout.hosts.iter().filter(|host| **host == layout.hosts[rank]).count();
         let ladder = Ladder::for_host(local, config.cores);
         Ok(Self {
@@ -165,7 +172,8 @@ impl Group {
             members,
             rank,
             epoch,
-            fabric,
+            transport: carrier.get().name(),
+            carrier: Some(carrier),
             layout,
             regions,
             abort,
@@ -174,6 +182,7 @@ impl Group {
             programs: Programs::default(),
             failed: None,
             backup: Vec::new(),
+            registered: [(0, 0, 0); 4],
         })
     }
 
@@ -199,7 +208,7 @@ impl Group {
 
     /// The transport's name.
     pub fn transport(&self) -> &'static str {
-        self.fabric.get().name()
+        self.transport
     }
 
     /// What its ranks can do to each other.
@@ -229,14 +238,18 @@ impl Group {
         self.programs.0.clear();
     }
 
-    /// Makes zeroed memory that the ranks of this host reach directly: `all_reduce_registered` and its like need no
-    /// staging on it. Other transports use it like any memory.
+    /// Makes zeroed memory that the ranks of this host reach directly: what is registered needs no staging on it. Other
+    /// transports use it like any memory. It is of this group: one that has shrunk needs others, because a rank that was
+    /// left out and lives could still write to it. A peer that has worked on it keeps it mapped, also after it was dropped
+    /// here, until another region takes its place.
     ///
     /// # Errors
     /// [`CollectiveError::Setup`].
     pub fn region(&self, bytes: usize) -> Result<Region, CollectiveError> {
         let region = self.regions.create(bytes).map_err(|fault| CollectiveError::Setup { what: "a region", fault })?;
-        self.fabric.get().publish_regions();
+        if let Some(carrier) = &self.carrier {
+            carrier.get().publish_regions();
+        }
         Ok(region)
     }
 
@@ -326,6 +339,18 @@ impl Group {
         self.run(&Collective::Broadcast { root, count: output.len() }, input, output, ReduceOp::Sum)
     }
 
+    /// [`Group::broadcast`] of one buffer, the root's input and the others' output.
+    ///
+    /// # Errors
+    /// [`CollectiveError`].
+    pub fn broadcast_in_place<T: Element>(&mut self, data: &mut [T], root: Rank) -> Result<(), CollectiveError> {
+        let collective = Collective::Broadcast { root, count: data.len() };
+        let output = Raw { at: data.as_mut_ptr().cast(), bytes: size_of_val(data) };
+        let input = if self.rank == root { output } else { Raw::EMPTY };
+        // SAFETY: an exclusive slice, held until the call returns; a broadcast's root may have one buffer for both.
+        unsafe { self.run_raw(&collective, T::DTYPE, ReduceOp::Sum, input, output, false) }
+    }
+
     /// Reduces the inputs of all ranks into the root's output. Others give an empty output.
     ///
     /// # Errors
@@ -361,7 +386,8 @@ impl Group {
         self.run::<u8>(&Collective::Barrier, &[], &mut [], ReduceOp::Sum)
     }
 
-    /// Copies the input of `from` into the output of `to`. Every rank calls it; only these two take part.
+    /// Copies `count` elements, the input of `from`, into the output of `to`. Every rank calls it with the same count; only
+    /// these two take part, and the others' buffers are empty.
     ///
     /// # Errors
     /// [`CollectiveError`].
@@ -370,8 +396,8 @@ impl Group {
         input: &[T],
         output: &mut [T],
         (from, to): (Rank, Rank),
+        count: usize,
     ) -> Result<(), CollectiveError> {
-        let count = if self.rank == from { input.len() } else { output.len() };
         self.run(&Collective::Send { from, to, count }, input, output, ReduceOp::Sum)
     }
 
@@ -405,7 +431,8 @@ impl Group {
     /// [`CollectiveError`].
     ///
     /// # Safety
-    /// `input` is readable and `output` writable, they do not overlap, and nobody else touches them until the call has
+    /// `input` is readable and `output` writable, they do not overlap (a broadcast's root may give one buffer as both), and
+    /// nobody else touches them until the call has
     /// returned.
     pub unsafe fn run_raw(
         &mut self,
@@ -416,23 +443,19 @@ impl Group {
         output: Raw,
         registered: bool,
     ) -> Result<(), CollectiveError> {
-        if let Some(why) = &self.failed {
-            return Err(CollectiveError::Poisoned { why: why.clone() });
+        self.usable()?;
+        if registered && !(self.is_registered(input) && self.is_registered(output)) {
+            let why = "input and output have to be parts of regions of this group, made after it last shrank".into();
+            return Err(CollectiveError::Usage { collective: collective.name(), why });
         }
         let at = match self.programs.0.iter().position(|(key, _)| {
             key.element_bytes == dtype.size() && key.registered == registered && key.collective == *collective
         }) {
             Some(at) => at,
-            None => self.prepare(collective, (dtype, op), registered)?,
+            None => self.prepare(collective, (dtype, op), registered, (input, output))?,
         };
         let (_, prepared) = &mut self.programs.0[at];
-        if (input.bytes, output.bytes) != (prepared.input_bytes, prepared.output_bytes) {
-            let why = format!(
-                "input and output have {} and {} bytes, not {} and {}",
-                input.bytes, output.bytes, prepared.input_bytes, prepared.output_bytes
-            );
-            return Err(CollectiveError::Usage { collective: collective.name(), why });
-        }
+        check_lengths(collective, (input, output), (prepared.input_bytes, prepared.output_bytes))?;
         let (last_dtype, last_op, ..) = prepared.last;
         if (last_dtype, last_op) != (dtype, op) {
             prepared.last = (dtype, op, Reducer::new(dtype, op), salt(dtype, op, collective));
@@ -448,7 +471,7 @@ impl Group {
         let mut patience = Patience::new(&self.abort, self.config.timeout, self.ladder);
         // SAFETY: the caller's promise; lengths were checked, and the plan was verified for this layout.
         let done = unsafe {
-            match &mut self.fabric {
+            match self.carrier.as_mut().ok_or_else(gone)? {
                 Carrier::Shm(fabric) => program.run(fabric.as_mut(), &entry, &reducer, &mut patience),
                 Carrier::Any(fabric) => program.run(fabric.as_mut(), &entry, &reducer, &mut patience),
             }
@@ -468,12 +491,37 @@ impl Group {
         }
     }
 
+    fn usable(&self) -> Result<(), CollectiveError> {
+        match &self.failed {
+            Some(why) => Err(CollectiveError::Poisoned { why: why.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether peers can reach the buffer where it is, or need not: not all transports do.
+    fn is_registered(&mut self, buffer: Raw) -> bool {
+        if buffer.bytes == 0 || !self.layout.near.reduce_user {
+            return true;
+        }
+        let known = (self.regions.changes(), buffer.at as usize, buffer.bytes);
+        if self.registered.contains(&known) {
+            return true;
+        }
+        let found = self.regions.find(buffer).is_some();
+        if found {
+            self.registered.rotate_right(1);
+            self.registered[0] = known;
+        }
+        found
+    }
+
     /// Builds, verifies and compiles a program; where it is now.
     fn prepare(
         &mut self,
         collective: &Collective,
         (dtype, op): (Dtype, ReduceOp),
         registered: bool,
+        buffers: (Raw, Raw),
     ) -> Result<usize, CollectiveError> {
         let element_bytes = dtype.size();
         setup::check(collective, self.ranks())?;
@@ -487,6 +535,8 @@ impl Group {
         };
         let (input_bytes, output_bytes) =
             (bytes(collective.input_len(self.rank))?, bytes(collective.output_len(self.rank))?);
+        // What is refused on this rank alone leaves no trace: the ranks keep and forget the same programs.
+        check_lengths(collective, buffers, (input_bytes, output_bytes))?;
         // The ranks agree on what they try: it follows from the one that has most, not from this one.
         let sides = |rank| collective.input_len(rank).max(collective.output_len(rank));
         let most = (0..self.ranks()).map(sides).max().unwrap_or(0).saturating_mul(element_bytes);
@@ -520,7 +570,7 @@ impl Group {
         let key = self.programs.0[at].0.clone();
         let mut slowest = vec![0.0; times.len()];
         if let Err(error) = self.all_reduce(times, &mut slowest, ReduceOp::Max) {
-            tracing::warn!(%error, "ranks could not agree on how to store");
+            tracing::warn!(%error, "ranks could not agree on the fastest way");
             return;
         }
         // The agreement may have moved it.
@@ -544,6 +594,8 @@ impl Group {
             self.abort.raise(fault.clone());
             self.control.abort(self.epoch, lost, &error.to_string());
         }
+        // It may still read what it was to send, and the caller's memory is the caller's again.
+        self.carrier = None;
         error
     }
 
@@ -565,15 +617,35 @@ impl Group {
     /// # Errors
     /// [`CollectiveError::Setup`] where the others went on without this rank, or the time was over.
     pub fn shrink(self, timeout: Duration) -> Result<Self, CollectiveError> {
-        let Self { control, config, members, epoch, fabric, regions, .. } = self;
+        let Self { control, config, members, epoch, carrier, .. } = self;
         // Peers notice that this rank has given up, if they have not yet.
         control.abort(epoch, None, "a rank shrinks the group");
-        drop(fabric);
+        drop(carrier);
         let deadline = Instant::now() + timeout;
         let agreed = control.agree(epoch, &members, timeout / 2);
         let agreed = agreed.map_err(|fault| CollectiveError::Setup { what: "agreeing on who lives", fault })?;
-        Self::enter(control, config, agreed, epoch + 1, regions, deadline)
+        // A rank that was left out may live, and write where it could: survivors begin with other memory.
+        Self::enter(control, config, agreed, epoch + 1, Regions::default(), deadline)
     }
+}
+
+fn check_lengths(
+    collective: &Collective,
+    (input, output): (Raw, Raw),
+    wanted: (usize, usize),
+) -> Result<(), CollectiveError> {
+    if (input.bytes, output.bytes) == wanted {
+        return Ok(());
+    }
+    let why =
+        format!("input and output have {} and {} bytes, not {} and {}", input.bytes, output.bytes, wanted.0, wanted.1);
+    Err(CollectiveError::Usage { collective: collective.name(), why })
+}
+
+/// A call of the group was left by a panic.
+#[cold]
+fn gone() -> CollectiveError {
+    CollectiveError::Poisoned { why: "a call before this one did not come to its end".into() }
 }
 
 /// What ranks must agree on beside the plan, hashed (FNV-1a).

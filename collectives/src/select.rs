@@ -142,7 +142,7 @@ impl Selector {
     ) -> Result<Vec<Plan>, CollectiveError> {
         let chosen = self.plan(collective, layout, element_bytes)?;
         let bytes = largest(collective, layout.ranks()).saturating_mul(element_bytes);
-        let rival = rival(chosen.algorithm, layout, bytes).filter(|_| self.forced.is_none());
+        let rival = rival(&chosen, layout, bytes).filter(|_| self.forced.is_none());
         let rival = rival.filter(|_| self.own(collective, element_bytes).is_none());
         let mut plans = vec![chosen];
         if let Some(rival) = rival.filter(|one| build::algorithms(collective, layout, element_bytes).contains(one)) {
@@ -185,10 +185,19 @@ const ONE_SHOT_BYTES: usize = 64 << 10;
 const DIRECT_FROM: usize = 1 << 10;
 const DIRECT_SURELY: usize = 16 << 10;
 
+/// From here on one copy by the kernel may be faster than two through shared memory. Never where something is reduced: then
+/// it is a third.
+const SINGLE_COPY_FROM: usize = 64 << 10;
+
 /// What may be faster than what was chosen.
-fn rival(chosen: Algorithm, layout: &Layout, bytes: usize) -> Option<Algorithm> {
-    let unsure = chosen == Algorithm::Direct && layout.near.load_scratch && bytes < DIRECT_SURELY;
-    unsure.then_some(Algorithm::OneShot)
+fn rival(chosen: &Plan, layout: &Layout, bytes: usize) -> Option<Algorithm> {
+    let copies = !chosen.collective.reduces() && layout.near.copy_user && bytes >= SINGLE_COPY_FROM;
+    match chosen.algorithm {
+        _ if !layout.near.load_scratch || layout.hosts.iter().any(|host| *host != layout.hosts[0]) => None,
+        Algorithm::Direct if layout.near.reduce_user && bytes < DIRECT_SURELY => Some(Algorithm::OneShot),
+        Algorithm::OneShot if copies => Some(Algorithm::Direct),
+        _ => None,
+    }
 }
 
 /// The algorithm for a collective, where nothing was measured.

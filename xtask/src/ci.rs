@@ -118,9 +118,9 @@ fn cargo_deny(workspace: &Workspace) -> Option<PathBuf> {
     install().inspect_err(|error| eprintln!("xtask: {error:#}")).ok()
 }
 
-/// Tests of collectives that valgrind runs in seconds: they go through every place that follows a pointer to memory that
-/// ranks share, that a caller gave or that came by network.
-const WATCHED: [&str; 5] = ["registered_memory", "memory::", "quantised", "wrong_lengths", "survivors_go_on"];
+/// Tests of collectives that valgrind runs in seconds: memory that ranks share, that a caller gave or that came by TCP.
+const WATCHED: [&str; 6] =
+    ["registered_memory", "channels::", "memory::", "quantised", "wrong_lengths", "survivors_go_on"];
 /// What valgrind leaves with when it has found something.
 const FOUND: &str = "--error-exitcode=9";
 

@@ -28,7 +28,7 @@ enum swl_status {
 
 enum swl_dtype { SWL_F32 = 0, SWL_F64 = 1, SWL_BF16 = 2, SWL_F16 = 3, SWL_I8 = 4, SWL_I32 = 5, SWL_I64 = 6, SWL_U8 = 7 };
 enum swl_op { SWL_SUM = 0, SWL_PRODUCT = 1, SWL_MIN = 2, SWL_MAX = 3 };
-enum swl_transport { SWL_AUTO = 0, SWL_SHM = 1, SWL_TCP = 2 };
+enum swl_transport { SWL_AUTO = 0, SWL_SHM = 1, SWL_TCP = 2, SWL_OFI = 3 /* libfabric, loaded at run time */ };
 
 typedef struct swl_group swl_group;
 typedef struct swl_region swl_region;

@@ -179,10 +179,11 @@ pub unsafe extern "C" fn swl_group_join(
                 0 => Some(Transport::Auto),
                 1 => Some(Transport::Shm),
                 2 => Some(Transport::Tcp),
+                3 => Some(Transport::Ofi),
                 _ => None,
             };
             let (Some(address), Some(timeout), Some(transport)) = (parsed, seconds(timeout_s), transport) else {
-                return state.usage("an address is IP:PORT, a timeout is positive, a transport is 0 to 2");
+                return state.usage("an address is IP:PORT, a timeout is positive, a transport is 0 to 3");
             };
             if token.is_null() && token_bytes > 0 {
                 return state.usage("a null pointer");
@@ -382,9 +383,8 @@ pub unsafe extern "C" fn swl_shrink(group: *mut SwlGroup, timeout_s: f64) -> i32
     // SAFETY: the caller's promise.
     unsafe {
         with(group, |state| {
-            let (Some(timeout), Some(group)) = (seconds(timeout_s), state.group.take()) else {
-                return state.usage("a timeout is positive, and there has to be a group");
-            };
+            let Some(timeout) = seconds(timeout_s) else { return state.usage("a timeout is positive") };
+            let Some(group) = state.group.take() else { return state.usage("there is no group to shrink") };
             let done = group.shrink(timeout).map(|group| state.group = Some(group));
             state.note(done)
         })

@@ -51,6 +51,14 @@ impl Ours {
     }
 }
 
+impl Ours {
+    /// As with the other libraries, a broadcast's root has one buffer.
+    #[inline]
+    fn in_place(&self) -> bool {
+        matches!(self.collective, Collective::Broadcast { root, .. } if root == self.group.rank())
+    }
+}
+
 impl Operator for Ours {
     fn begin(&mut self, op: Op, count: usize) -> Result<bool, BenchError> {
         let ranks = self.group.ranks();
@@ -71,7 +79,8 @@ impl Operator for Ours {
     }
 
     fn output(&self) -> *const f32 {
-        self.at().1.cast_const().cast()
+        let (input, output) = self.at();
+        (if self.in_place() { input } else { output }).cast_const().cast()
     }
 
     #[inline]
@@ -80,7 +89,8 @@ impl Operator for Ours {
         let bytes = |elements: usize| elements * size_of::<f32>();
         let (input, output) = self.at();
         let input = Raw { at: input, bytes: bytes(collective.input_len(rank)) };
-        let output = Raw { at: output, bytes: bytes(collective.output_len(rank)) };
+        let at = if self.in_place() { input.at } else { output };
+        let output = Raw { at, bytes: bytes(collective.output_len(rank)) };
         let registered = matches!(self.memory, Memory::Registered { .. });
         // SAFETY: two buffers of this process with room for the point, of which this thread alone gives out addresses;
         // registered ones are in regions of this group.

@@ -31,10 +31,8 @@ impl Parts {
             Op::AllToAll => {
                 Self { give: (yours, part), take: (yours, part), own: None, keep: Some((mine, mine, part)) }
             }
-            // The root's input is its result elsewhere. Here it has two buffers, as with ours.
-            Op::Broadcast => {
-                Self { give: only(at_root), take: only(!at_root), own: None, keep: at_root.then_some((0, 0, count)) }
-            }
+            // The root's input is its result.
+            Op::Broadcast => Self { give: only(at_root), take: only(!at_root), own: None, keep: None },
             Op::Reduce => Self { give: only(!at_root), take: only(at_root), own: Some(0), keep: None },
         }
     }
@@ -50,7 +48,8 @@ mod tests {
             let [zero, one] = [0, 1].map(|me| Parts::new(op, me, 8));
             for (me, mine, other) in [(0, zero, one), (1, one, zero)] {
                 assert_eq!(mine.give.1, other.take.1, "{op:?}");
-                let kept = mine.keep.map_or(0, |(_, _, count)| count);
+                let in_place = op == Op::Broadcast && me == 0;
+                let kept = if in_place { mine.give.1 } else { mine.keep.map_or(0, |(_, _, count)| count) };
                 assert_eq!(mine.take.1 + kept, op.output_len(8, 2, me), "{op:?}");
             }
         }

@@ -42,7 +42,7 @@ impl Sleeper<AtomicU64> for Futex {
 
     fn wake(&self, bell: &Bell) {
         // Whoever sleeps wakes by itself soon if this fails.
-        let _ = futex::wake(bell.low_half(), futex::Flags::empty(), u32::MAX);
+        let _ = futex::wake(bell.low_half(), futex::Flags::empty(), 1);
     }
 }
 

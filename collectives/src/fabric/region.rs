@@ -35,7 +35,7 @@ impl RegionSlot {
     }
 }
 
-/// The regions of one rank. They outlive epochs: a group of survivors goes on with them.
+/// The regions of one rank in one epoch.
 #[derive(Debug, Clone, Default)]
 pub struct Regions {
     table: Arc<Mutex<Table>>,
@@ -117,11 +117,6 @@ impl Regions {
         if self.retired.load(Ordering::Relaxed) > 0 {
             self.free(|since| *since.get_or_insert(sequence) < sequence);
         }
-    }
-
-    /// A new epoch begins: no peer is in an operation of the old one.
-    pub(crate) fn reap_all(&self) {
-        self.free(|_| true);
     }
 
     #[cold]

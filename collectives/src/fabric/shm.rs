@@ -227,7 +227,6 @@ impl Offer {
             shift: 0,
         };
         fabric.single_copy = fabric.can_copy_from_all();
-        fabric.regions.reap_all();
         fabric.regions.publish(fabric.head_regions());
         Ok(fabric)
     }

@@ -143,7 +143,7 @@ impl GpuGroup {
         self.group.barrier()
     }
 
-    fn end_of_work(&self, limit: &Limit<'_>) -> Result<(), Fault> {
+    pub(super) fn end_of_work(&self, limit: &Limit<'_>) -> Result<(), Fault> {
         let mark = self.gpu.mark().map_err(nccl::device)?;
         limit.wait(|| mark.reached().map_err(nccl::device))
     }
@@ -151,8 +151,13 @@ impl GpuGroup {
     /// Ends the reading of an exposed buffer on all ranks, and gives it back.
     ///
     /// # Errors
-    /// Errors of the host group: then the memory stays taken.
+    /// Errors of the host group, or [`CollectiveError::Usage`] after it has shrunk: then the memory stays taken.
     pub fn withdraw<T: Element>(&mut self, mut exposed: Exposed<T>) -> Result<Buffer<T>, CollectiveError> {
+        if exposed.epoch != self.group.epoch() {
+            // A rank that was left out and lives may still read it: dropping it keeps the memory.
+            let why = "the buffer was exposed to a group of other ranks, of which one may still have it open".into();
+            return Err(CollectiveError::Usage { collective: "withdraw", why });
+        }
         exposed.peers.clear();
         // After it, no rank has any of them open.
         self.group.barrier()?;

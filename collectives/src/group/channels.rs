@@ -25,6 +25,10 @@ pub struct Channels<'a, 'data> {
     taken: Vec<[u64; 2]>,
     /// What was done last, for errors.
     last: (&'static str, Option<Rank>),
+    /// The first fault: everything fails after it, whatever the body makes of it.
+    fault: Option<Fault>,
+    /// Of every rank: they may have been given different amounts.
+    scratch_bytes: usize,
     data: std::marker::PhantomData<&'data [u8]>,
 }
 
@@ -45,7 +49,7 @@ impl<'data> Channels<'_, 'data> {
 
     /// Bytes of scratch of each rank that puts of this operation may write to. It is not zeroed.
     pub fn scratch_bytes(&self) -> usize {
-        self.fabric.scratch_bytes()
+        self.scratch_bytes
     }
 
     /// Bytes of a packet to `peer` at most.
@@ -75,13 +79,16 @@ impl<'data> Channels<'_, 'data> {
 
     fn write(&mut self, peer: Rank, from: &'data [u8], to: usize, signal: bool) -> Result<(), Fault> {
         self.will("room for data", peer)?;
-        if to.checked_add(from.len()).is_none_or(|end| end > self.fabric.scratch_bytes()) {
+        if to.checked_add(from.len()).is_none_or(|end| end > self.scratch_bytes) {
             let why = format!("{} bytes at {to} are outside {} bytes of scratch", from.len(), self.scratch_bytes());
             return Err(Fault::System { what: "a put", why });
         }
         self.sent[peer][SIGNALS] += u64::from(signal);
         // SAFETY: `from` lives longer than the operation, and is not written to while it is borrowed.
-        unsafe { self.fabric.put(peer, from.as_ptr(), from.len(), Target::Scratch(to), signal, &mut self.patience) }
+        let done = unsafe {
+            self.fabric.put(peer, from.as_ptr(), from.len(), Target::Scratch(to), signal, &mut self.patience)
+        };
+        self.noted(done)
     }
 
     /// Raises the peer's count of this rank's signals by one, after all earlier puts to it.
@@ -91,7 +98,8 @@ impl<'data> Channels<'_, 'data> {
     pub fn signal(&mut self, peer: Rank) -> Result<(), Fault> {
         self.will("room for a signal", peer)?;
         self.sent[peer][SIGNALS] += 1;
-        self.fabric.signal(peer, &mut self.patience)
+        let done = self.fabric.signal(peer, &mut self.patience);
+        self.noted(done)
     }
 
     /// Waits for the next signal of `peer` and consumes it.
@@ -101,16 +109,19 @@ impl<'data> Channels<'_, 'data> {
     pub fn wait(&mut self, peer: Rank) -> Result<(), Fault> {
         self.will("a signal", peer)?;
         self.taken[peer][SIGNALS] += 1;
-        self.fabric.wait(peer, &mut self.patience)
+        let done = self.fabric.wait(peer, &mut self.patience);
+        self.noted(done)
     }
 
-    /// Whether [`Channels::wait`] would return at once.
+    /// Whether [`Channels::wait`] would return at once. A peer whose body has ended signals that, too: wait as often as
+    /// something is to come, not as long as something is there.
     ///
     /// # Errors
     /// As [`Channels::put`].
     pub fn poll(&mut self, peer: Rank) -> Result<bool, Fault> {
         self.will("a look at the signals", peer)?;
-        self.fabric.poll(peer)
+        let there = self.fabric.poll(peer);
+        self.noted(there)
     }
 
     /// Sends a packet: at most one to each peer, of at most [`Channels::packet_bytes`]. It needs no signal.
@@ -125,7 +136,8 @@ impl<'data> Channels<'_, 'data> {
         }
         self.sent[peer][PACKETS] += 1;
         // SAFETY: a slice, and within the limit.
-        unsafe { self.fabric.packet(peer, from.as_ptr(), from.len(), &mut self.patience) }
+        let done = unsafe { self.fabric.packet(peer, from.as_ptr(), from.len(), &mut self.patience) };
+        self.noted(done)
     }
 
     /// Waits for the packet of `peer`, and copies its first bytes out.
@@ -139,7 +151,8 @@ impl<'data> Channels<'_, 'data> {
             return Err(Fault::System { what: "a packet", why });
         }
         self.taken[peer][PACKETS] = 1;
-        let from = self.fabric.wait_packet(peer, &mut self.patience)?;
+        let from = self.fabric.wait_packet(peer, &mut self.patience);
+        let from = self.noted(from)?;
         // SAFETY: a packet's place has as many bytes as a packet may have, and stays until the operation ends.
         unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
         Ok(())
@@ -151,7 +164,7 @@ impl<'data> Channels<'_, 'data> {
     /// [`Fault::System`] outside the scratch.
     pub fn read(&self, from: usize, into: &mut [u8]) -> Result<(), Fault> {
         let scratch = self.fabric.scratch();
-        if from.checked_add(into.len()).is_none_or(|end| end > self.fabric.scratch_bytes()) {
+        if from.checked_add(into.len()).is_none_or(|end| end > self.scratch_bytes) {
             let why = format!("{} bytes at {from} are outside {} bytes of scratch", into.len(), self.scratch_bytes());
             return Err(Fault::System { what: "reading scratch", why });
         }
@@ -167,13 +180,22 @@ impl<'data> Channels<'_, 'data> {
     /// As [`Channels::put`].
     pub fn flush(&mut self, peer: Rank) -> Result<(), Fault> {
         self.will("puts to be taken", peer)?;
-        self.fabric.flush(peer, &mut self.patience)
+        let done = self.fabric.flush(peer, &mut self.patience);
+        self.noted(done)
     }
 
     fn will(&mut self, what: &'static str, peer: Rank) -> Result<(), Fault> {
-        self.other(peer)?;
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        let other = self.other(peer);
+        self.noted(other)?;
         self.last = (what, Some(peer));
         Ok(())
+    }
+
+    fn noted<T>(&mut self, done: Result<T, Fault>) -> Result<T, Fault> {
+        done.inspect_err(|fault| _ = self.fault.get_or_insert_with(|| fault.clone()))
     }
 
     fn other(&self, peer: Rank) -> Result<(), Fault> {
@@ -250,9 +272,9 @@ impl Group {
         name: &str,
         body: impl FnOnce(&mut Channels<'_, 'data>) -> Result<T, Fault>,
     ) -> Result<T, CollectiveError> {
-        if let Some(why) = &self.failed {
-            return Err(CollectiveError::Poisoned { why: why.clone() });
-        }
+        self.usable()?;
+        // Until it is over, this call has it: a body that panics takes it along, and with it whatever is under way.
+        let mut carrier = self.carrier.take().ok_or_else(super::gone)?;
         // FNV-1a; never 0.
         let hash = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
         let tag = name.as_bytes().iter().fold(0x811c_9dc5, hash) | 1;
@@ -261,12 +283,14 @@ impl Group {
         let entry = |sequence| Entry { sequence, tag, input: Raw::EMPTY, output: Raw::EMPTY };
         let ranks = self.members.len();
         let mut channels = Channels {
-            fabric: self.fabric.get_mut(),
+            fabric: carrier.get_mut(),
             patience: Patience::new(&self.abort, self.config.timeout, self.ladder),
             rank: self.rank,
             sent: vec![[0; 2]; ranks],
             taken: vec![[0; 2]; ranks],
             last: ("room in the scratch", None),
+            fault: None,
+            scratch_bytes: self.layout.scratch_bytes,
             data: std::marker::PhantomData,
         };
         let done = (|| {
@@ -275,6 +299,9 @@ impl Group {
             // SAFETY: no memory of the caller's.
             unsafe { channels.fabric.begin(&entry(first), &mut channels.patience)? };
             let value = body(&mut channels)?;
+            if let Some(fault) = channels.fault.take() {
+                return Err(fault);
+            }
             channels.settle()?;
             channels.last = ("puts to be taken", None);
             channels.fabric.end(&mut channels.patience)?;
@@ -286,6 +313,7 @@ impl Group {
             Ok(value)
         })();
         let (what, on) = channels.last;
+        self.carrier = Some(carrier);
         done.map_err(|fault| {
             let awaited = on.map_or_else(|| what.to_owned(), |peer| format!("{what} (rank {peer})"));
             self.fail("channels", awaited, on, fault)

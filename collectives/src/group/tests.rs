@@ -171,3 +171,58 @@ fn ranks_without_data_take_part_in_trials() {
         assert_eq!(sum, [3.0]);
     });
 }
+
+#[test]
+fn a_send_between_two_of_three_and_a_broadcast_in_place() {
+    for transport in [Transport::Shm, Transport::Tcp] {
+        with_group(3, &config(transport), |mut group| {
+            let rank = group.rank();
+            for round in 0..60 {
+                let sent: Vec<f32> = (0..2000).map(|index| (index * 3 + round) as f32).collect();
+                let input: &[f32] = if rank == 2 { &sent } else { &[] };
+                let mut output = vec![0.0; if rank == 1 { 2000 } else { 0 }];
+                group.send(input, &mut output, (2, 1), 2000).expect("sent");
+                assert!(rank != 1 || output == sent);
+                let mut data = if rank == 0 { sent.clone() } else { vec![0.0; 2000] };
+                group.broadcast_in_place(&mut data, 0).expect("broadcast");
+                assert_eq!(data, sent);
+            }
+        });
+    }
+}
+
+#[test]
+fn memory_that_is_not_registered_is_refused_where_it_has_to_be() {
+    with_group(2, &config(Transport::Shm), |mut group| {
+        let region = group.region(400).expect("memory");
+        let (mut data, collective) = (vec![1.0_f32; 100], Collective::AllReduce { count: 100 });
+        let any = Raw { at: data.as_mut_ptr().cast(), bytes: 400 };
+        // SAFETY: both have so many bytes, and nobody else uses them.
+        let done = unsafe { group.run_raw(&collective, Dtype::F32, ReduceOp::Sum, any, region.raw(), true) };
+        assert!(matches!(done, Err(CollectiveError::Usage { .. })), "{done:?}");
+        group.barrier().expect("nothing was sent");
+    });
+}
+
+#[test]
+fn regions_are_of_their_group_and_not_of_its_survivors() {
+    with_group(3, &config(Transport::Shm), |mut group| {
+        let old = group.region(64).expect("memory");
+        let collective = Collective::AllReduce { count: 16 };
+        let reduce = |group: &mut Group, region: &Region, to: &Region| {
+            // SAFETY: sixty-four bytes each, of this rank alone between operations.
+            unsafe { group.run_raw(&collective, Dtype::F32, ReduceOp::Sum, region.raw(), to.raw(), true) }
+        };
+        let to = group.region(64).expect("memory");
+        reduce(&mut group, &old, &to).expect("all three");
+        if group.rank() == 2 {
+            return;
+        }
+        reduce(&mut group, &old, &to).expect_err("rank 2 is gone");
+        let mut group = group.shrink(Duration::from_secs(10)).expect("two go on");
+        let refused = reduce(&mut group, &old, &to);
+        assert!(matches!(refused, Err(CollectiveError::Usage { .. })), "{refused:?}");
+        let (from, to) = (group.region(64).expect("memory"), group.region(64).expect("memory"));
+        reduce(&mut group, &from, &to).expect("with new memory");
+    });
+}

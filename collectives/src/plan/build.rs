@@ -45,7 +45,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { chunk_bytes: 64 << 10, ahead: 2, rounds: 256, direct_two_shot_bytes: 1 << 10, cache_bytes: 128 << 10 }
+        Self { chunk_bytes: 64 << 10, ahead: 8, rounds: 256, direct_two_shot_bytes: 1 << 10, cache_bytes: 128 << 10 }
     }
 }
 

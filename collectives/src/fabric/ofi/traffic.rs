@@ -14,7 +14,11 @@ impl OfiFabric {
     pub(super) fn look(&mut self) -> Result<(), Fault> {
         let mut events = std::mem::take(&mut self.events);
         let looked = self.endpoint.look(&mut events);
-        let taken = events.drain(..).try_for_each(|event| self.take_in(event));
+        // All of them, also after a fault: what has been sent is what a farewell waits for.
+        let mut taken = Ok(());
+        for event in events.drain(..) {
+            taken = taken.and(self.take_in(event));
+        }
         self.events = events;
         looked?;
         taken?;

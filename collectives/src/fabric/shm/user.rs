@@ -93,9 +93,7 @@ impl ShmFabric {
         // SAFETY: within the mapping, as was just checked; it stays mapped in `regions`.
         Ok(Reached::Here(Raw { at: unsafe { whole.at.add(at) }, bytes }))
     }
-}
 
-impl ShmFabric {
     #[cold]
     fn map_region(&mut self, peer: Rank, region: usize, serial: u32) -> Result<Raw, Fault> {
         let slot = self.peer_head(peer).regions.0[region].read();
