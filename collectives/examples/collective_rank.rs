@@ -4,7 +4,7 @@
 //!
 //! Programs: `shm`, `registered`, `tcp` (ours), `floor-one-shot`, `floor-two-shot`, `floor-direct`, each also with `-nt`
 //! (stores past the cache), `floor-tcp`, `limits`. Several, with commas, take turns; `--rounds` repeats them.
-//! `--selector JSON` and `--streaming OUTPUT_BYTES,SCRATCH_BYTES` change how ours goes about it; `--forced NAME` forces an
+//! `--selector JSON`, `--streaming OUTPUT_BYTES,SCRATCH_BYTES` and with it `--wander yes` change how ours goes about it; `--forced NAME` forces an
 //! algorithm; `--scratch BYTES` and `--connections N` are the group's.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -102,9 +102,9 @@ fn parse<'a>(name: &str, value: &dyn Fn(&str) -> Option<&'a str>) -> Result<Prog
         let known = Algorithm::ALL.into_iter().find(|one| one.name() == name);
         config.selector.forced = Some(known.ok_or_else(|| format!("{name:?} is no algorithm"))?);
     }
+    let wander = value("--wander").is_some();
     if let Some((output, scratch)) = value("--streaming").and_then(|text| text.split_once(',')) {
-        config.streaming =
-            Some(Streaming { output_from: output.parse()?, scratch_from: scratch.parse()?, wander: false });
+        config.streaming = Some(Streaming { output_from: output.parse()?, scratch_from: scratch.parse()?, wander });
     }
     if let Some(bytes) = value("--scratch") {
         config.scratch_bytes = bytes.parse()?;

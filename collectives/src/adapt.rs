@@ -17,8 +17,9 @@ pub struct Trials {
     done: usize,
     /// Operations that take the best way once the trials are over.
     rest: usize,
-    /// Times that each way is tried in a round, one after the other.
+    /// Times that each way is tried in a round, one after the other, and how many of them do not count.
     tries: usize,
+    warm: usize,
 }
 
 /// Trials may take this part of the time at most: one in so many.
@@ -27,10 +28,11 @@ const SHARE: f64 = 32.0;
 const REST: (usize, usize) = (64, 100_000);
 
 impl Trials {
-    /// For `ways` of doing it, at least one, each tried `tries` times in a row: what the way before has left in the caches
-    /// does not count then. The fastest try counts, so that a peer that came late does not.
-    pub fn new(ways: usize, tries: usize) -> Self {
-        Self { fastest: vec![Duration::MAX; ways.max(1)], best: 0, done: 0, rest: 0, tries: tries.max(1) }
+    /// For `ways` of doing it, at least one, each tried `warm` times without counting, because of what the way before has
+    /// left in the caches, and `tries` times more. The fastest of these counts, so that a peer that came late does not.
+    pub fn new(ways: usize, warm: usize, tries: usize) -> Self {
+        let tries = warm + tries.max(1);
+        Self { fastest: vec![Duration::MAX; ways.max(1)], best: 0, done: 0, rest: 0, tries, warm }
     }
 
     /// The way of the next operation, and whether its time is wanted.
@@ -47,7 +49,9 @@ impl Trials {
         let ways = self.fastest.len();
         if let Some(took) = took {
             let way = (self.done / self.tries).min(ways - 1);
-            self.fastest[way] = self.fastest[way].min(took);
+            if self.done % self.tries >= self.warm {
+                self.fastest[way] = self.fastest[way].min(took);
+            }
         }
         self.done += 1;
         if ways > 1 && self.done >= ways * self.tries + self.rest && self.is_decided() {
@@ -98,7 +102,7 @@ mod tests {
 
     #[test]
     fn the_fastest_way_is_found_and_found_again_when_it_changes() {
-        let mut trials = Trials::new(3, 3);
+        let mut trials = Trials::new(3, 0, 3);
         assert_eq!(run(&mut trials, 9, |way| [900, 300, 400][way]), [3, 3, 3]);
         // Three rounds of 1600 ns, times 32, by the best one's 300 ns.
         let rest = 3 * 1600 * 32 / 300;
@@ -109,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_late_peer_does_not_decide() {
-        let mut trials = Trials::new(2, 3);
+        let mut trials = Trials::new(2, 0, 3);
         let late = std::cell::Cell::new(0);
         run(&mut trials, 6, |way| {
             late.set(late.get() + 1);
@@ -119,9 +123,21 @@ mod tests {
         assert_eq!(trials.next(), (1, false));
     }
 
+    /// The first way is only fast as long as it finds what the other one has left.
+    #[test]
+    fn what_the_way_before_has_left_does_not_decide() {
+        let mut trials = Trials::new(2, 2, 2);
+        let tried = std::cell::Cell::new(0);
+        run(&mut trials, 8, |way| {
+            let fresh = tried.replace(tried.get() + 1) % 4 < 2;
+            if way == 0 && fresh { 10 } else { [300, 200][way] }
+        });
+        assert_eq!(trials.next(), (1, false));
+    }
+
     #[test]
     fn the_slowest_rank_decides() {
-        let mut trials = Trials::new(2, 1);
+        let mut trials = Trials::new(2, 0, 1);
         for way in 0..2 {
             assert_eq!((trials.next(), trials.undecided()), ((way, true), None));
             trials.record(Some(Duration::from_micros(10 - way as u64)));
@@ -133,7 +149,7 @@ mod tests {
 
     #[test]
     fn one_way_needs_no_trials() {
-        let mut trials = Trials::new(1, 3);
+        let mut trials = Trials::new(1, 0, 3);
         assert_eq!(run(&mut trials, 1000, |_| unreachable!("no time is wanted")), [1000]);
     }
 }

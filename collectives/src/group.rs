@@ -544,8 +544,9 @@ impl Group {
             Some(fixed) => vec![fixed],
             None => Streaming::worth_trying(most, plan.algorithm, &layout),
         };
-        // A try of a large operation is dear, and leaves nothing of others in the caches.
-        let tries = if most < LARGE { 6 } else { 2 };
+        // Scratch has two halves: from the third operation on, a way finds what it has left itself. A try of a large one is
+        // dear, and leaves nothing of others in the caches.
+        let (warm, tries) = if most < LARGE { (2, 4) } else { (1, 1) };
         let rank = self.rank;
         let ways: Vec<Program> = plans
             .into_iter()
@@ -555,7 +556,7 @@ impl Group {
             })
             .collect();
         let last = (dtype, op, Reducer::new(dtype, op), salt(dtype, op, collective));
-        let prepared = Prepared { trials: Trials::new(ways.len(), tries), ways, input_bytes, output_bytes, last };
+        let prepared = Prepared { trials: Trials::new(ways.len(), warm, tries), ways, input_bytes, output_bytes, last };
         let key = Key { collective: collective.clone(), element_bytes, registered };
         if self.programs.0.len() == MAX_PROGRAMS {
             self.programs.0.pop();

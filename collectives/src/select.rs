@@ -161,13 +161,17 @@ impl Selector {
     pub fn choice(&self, collective: &Collective, layout: &Layout, element_bytes: usize) -> (Algorithm, Tuning) {
         let bytes = largest(collective, layout.ranks()).saturating_mul(element_bytes);
         let possible = build::algorithms(collective, layout, element_bytes);
+        let mut tuning = self.tuning;
+        if !layout.near.load_scratch && collective.reduces() && tuning == Tuning::default() {
+            tuning.chunk_bytes = WIRE_CHUNK_BYTES;
+        }
         if let Some(forced) = self.forced.filter(|forced| possible.contains(forced)) {
-            return (forced, self.tuning);
+            return (forced, tuning);
         }
         let tuned = self.table.as_ref().and_then(|table| table.row(Kind::of(collective), bytes));
         match tuned.filter(|row| possible.contains(&row.algorithm) && !layout.near.reduce_user) {
-            Some(row) => (row.algorithm, Tuning { chunk_bytes: row.chunk_bytes, ..self.tuning }),
-            None => (choose(collective, layout, element_bytes), self.tuning),
+            Some(row) => (row.algorithm, Tuning { chunk_bytes: row.chunk_bytes, ..tuning }),
+            None => (choose(collective, layout, element_bytes), tuning),
         }
     }
 }
@@ -180,6 +184,10 @@ fn largest(collective: &Collective, ranks: usize) -> usize {
 
 /// From here on two halves of the work are less than twice the whole.
 const ONE_SHOT_BYTES: usize = 64 << 10;
+/// The same for two ranks that have only a wire: both move as much, and one takes a turn less.
+const WIRE_ONE_SHOT_BYTES: usize = 1 << 20;
+/// Chunks where nothing but a wire is there and something is reduced: fewer calls of the system in between.
+const WIRE_CHUNK_BYTES: usize = 256 << 10;
 /// From here on registered memory is read where it is. Up to [`DIRECT_SURELY`] it depends on how far apart the cores are:
 /// a line that its writer has just changed is dear to read from afar, and cheaper to be sent past the caches.
 const DIRECT_FROM: usize = 1 << 10;
@@ -209,6 +217,7 @@ pub fn choose(collective: &Collective, layout: &Layout, element_bytes: usize) ->
         _ if hosts => &[Algorithm::Packet, Algorithm::Hierarchical],
         DIRECT_FROM.. if layout.near.reduce_user => &[Algorithm::Direct],
         0..ONE_SHOT_BYTES => &[Algorithm::Packet, Algorithm::OneShot],
+        0..=WIRE_ONE_SHOT_BYTES if layout.ranks() == 2 && !layout.near.load_scratch => &[Algorithm::OneShot],
         _ if collective.reduces() => &[Algorithm::TwoShot, Algorithm::OneShot],
         _ => &[Algorithm::OneShot],
     };
@@ -232,6 +241,19 @@ mod tests {
             [2, 26, 27, 16_383, 16_384].map(of),
             [Algorithm::Packet, Algorithm::Packet, Algorithm::OneShot, Algorithm::OneShot, Algorithm::TwoShot]
         );
+    }
+
+    #[test]
+    fn a_wire_has_larger_chunks_and_two_ranks_go_at_once() {
+        let selector = Selector::default();
+        let of = |ranks, count| {
+            let wire = Layout::single(ranks, Reach { packet_bytes: 256, ..Reach::default() }, 4 << 20);
+            let (algorithm, tuning) = selector.choice(&Collective::AllReduce { count }, &wire, 4);
+            (algorithm, tuning.chunk_bytes)
+        };
+        assert_eq!(of(2, 1 << 18), (Algorithm::OneShot, 256 << 10));
+        assert_eq!(of(2, (1 << 18) + 1), (Algorithm::TwoShot, 256 << 10));
+        assert_eq!(of(3, 1 << 17), (Algorithm::TwoShot, 256 << 10));
     }
 
     #[test]
