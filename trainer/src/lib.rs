@@ -18,6 +18,7 @@
 pub mod checkpoint;
 pub mod collective;
 pub mod device;
+pub mod federated;
 pub mod generate;
 pub mod learner;
 pub mod losses;
