@@ -178,7 +178,8 @@ fn nccl_never_waits_without_a_deadline() {
         }
         let began = std::time::Instant::now();
         let failed = sum(&mut group, 1.0).expect_err("one is gone");
-        assert_eq!(failed.missing(), Some(1), "{failed}");
+        // The other survivor may have said so first.
+        assert!(failed.missing() == Some(1) || failed.to_string().contains("rank 1 is gone"), "{failed}");
         assert!(began.elapsed() < Duration::from_secs(10), "its death is known before the time is over");
         assert!(matches!(sum(&mut group, 1.0), Err(CollectiveError::Poisoned { .. })));
         let mut group = group.shrink(Duration::from_secs(10)).expect("survivors");
