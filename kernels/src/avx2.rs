@@ -1,11 +1,11 @@
 //! AVX2, FMA and F16C: eight lanes in one register.
 
 use std::arch::x86_64::{
-    __m256, __m256d, __m256i, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0, _mm_cvtsi128_si32, _mm_loadl_epi64,
+    __m256, __m256d, __m256i, _CMP_GT_OQ, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0, _mm_cvtsi128_si32, _mm_loadl_epi64,
     _mm_loadu_si128, _mm_max_epi32, _mm_packus_epi32, _mm_prefetch, _mm_shuffle_epi32, _mm_storel_epi64,
     _mm_storeu_si128, _mm_unpacklo_epi32, _mm256_add_epi32, _mm256_add_pd, _mm256_add_ps, _mm256_and_si256,
     _mm256_blendv_epi8, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_castsi256_si128,
-    _mm256_cmpgt_epi32, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
+    _mm256_cmp_ps, _mm256_cmpgt_epi32, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
     _mm256_cvtps_epi32, _mm256_cvtps_pd, _mm256_cvtps_ph, _mm256_div_ps, _mm256_extractf128_ps,
     _mm256_extracti128_si256, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps, _mm256_max_epi32,
     _mm256_max_ps, _mm256_min_epi32, _mm256_min_ps, _mm256_movemask_ps, _mm256_mul_ps, _mm256_or_si256,
@@ -124,6 +124,12 @@ impl Simd for Avx2Fma {
     fn min(self, a: __m256, b: __m256) -> __m256 {
         // SAFETY: `self` proves that the processor has AVX2 and FMA.
         unsafe { _mm256_min_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn greater(self, a: __m256, b: __m256) -> __m256i {
+        // SAFETY: `self` proves that the processor has AVX2.
+        unsafe { _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) }
     }
 
     #[inline(always)]

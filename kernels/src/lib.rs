@@ -3,6 +3,8 @@
 //! For generating rollouts in batches on a CPU: [`linear`], [`norm`], [`rotary`], [`attention`], [`activation`] and
 //! [`sampling`].
 //!
+//! For training small classifiers, as many as a federated simulation has: [`convolution`] and [`pooling`].
+//!
 //! For buffers that several parties hold: [`reduce`] and [`copy`] (also on memory that is shared with other processes),
 //! [`quantise`], [`fp8`] and [`sparsify`], the aggregations of [`robust`], the optimizer steps of [`outer`], and
 //! [`norms`]. [`fused`] and [`outer::mean_step`] do several of these in one pass, with the same bits as one after
@@ -37,6 +39,7 @@
 pub mod activation;
 pub mod attention;
 pub mod bench;
+pub mod convolution;
 pub mod copy;
 pub mod fp8;
 pub mod fused;
@@ -44,6 +47,7 @@ pub mod linear;
 pub mod norm;
 pub mod norms;
 pub mod outer;
+pub mod pooling;
 pub mod quantise;
 pub mod reduce;
 pub mod robust;
@@ -63,3 +67,4 @@ mod testing;
 
 pub use dtype::{Bf16, Dtype, Element, F16, Float};
 pub use isa::{Isa, detected};
+pub use simd::Line;

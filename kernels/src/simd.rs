@@ -5,16 +5,35 @@ use crate::dtype::F16;
 /// Number of lanes in a vector, on every instruction set.
 pub(crate) const LANES: usize = 8;
 
-/// One cache line of 16 values, as two vectors: the unit of packed weights and caches.
+/// One cache line of 16 values, as two vectors: the unit of packed weights and caches, and of sixteen samples that are
+/// computed together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C, align(64))]
-pub(crate) struct Line(pub(crate) [[f32; LANES]; 2]);
+pub struct Line(pub [[f32; LANES]; 2]);
 
 impl Line {
-    pub(crate) const WIDTH: usize = 2 * LANES;
-    pub(crate) const ZERO: Line = Line([[0.0; LANES]; 2]);
+    /// Values of a line.
+    pub const WIDTH: usize = 2 * LANES;
+    /// All zero.
+    pub const ZERO: Line = Line([[0.0; LANES]; 2]);
 
-    pub(crate) fn set(&mut self, index: usize, value: f32) {
+    /// Value `index` of 16.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[inline(always)]
+    pub fn get(&self, index: usize) -> f32 {
+        self.0[index / LANES][index % LANES]
+    }
+
+    /// Changes value `index` of 16.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[inline(always)]
+    pub fn set(&mut self, index: usize, value: f32) {
         self.0[index / LANES][index % LANES] = value;
     }
 }
@@ -45,6 +64,8 @@ pub(crate) trait Simd: Copy {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a < b ? a : b`, therefore `b` where either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Whether `a > b`, all ones or all zeros; not where either is NaN.
+    fn greater(self, a: Self::V, b: Self::V) -> Self::B;
     /// The bits of each lane, shifted left by 23: what was the low byte becomes the exponent.
     fn low_bits_to_exponent(self, a: Self::V) -> Self::V;
     fn sqrt(self, a: Self::V) -> Self::V;
@@ -221,6 +242,11 @@ impl Simd for Scalar {
     #[inline(always)]
     fn min(self, a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn greater(self, a: Self::V, b: Self::V) -> Self::B {
+        std::array::from_fn(|i| if a[i] > b[i] { u32::MAX } else { 0 })
     }
 
     #[inline(always)]

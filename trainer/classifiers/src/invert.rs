@@ -10,10 +10,7 @@
 //! one learning rate serves all sizes of update (our definition).
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, TchError, Tensor};
-
-use super::{FederatedError, Network, check};
-use crate::random;
+use crate::{ClassifierError, check, random};
 
 /// How an inversion goes about it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -41,8 +38,28 @@ impl Default for Inversion {
     }
 }
 
+impl Inversion {
+    /// Whether the settings make sense.
+    ///
+    /// # Errors
+    /// [`ClassifierError::Value`] with the one that does not.
+    pub fn check(&self) -> Result<(), ClassifierError> {
+        let refuse = |what, why: &str| Err(ClassifierError::Value { what, why: why.into() });
+        if self.samples == 0 || self.samples > 4096 {
+            return refuse("samples", "1 to 4096 are recovered");
+        }
+        if !(self.top > 0.0 && self.top <= 1.0) {
+            return refuse("top", "a part is above 0 and at most 1");
+        }
+        if self.range[0].partial_cmp(&self.range[1]) != Some(std::cmp::Ordering::Less) {
+            return refuse("range", "the least value is below the largest");
+        }
+        Ok(())
+    }
+}
+
 /// Recovered data: where the next inversion of the same client begins.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Recovered {
     /// `[samples, features]`.
     pub features: Vec<f32>,
@@ -75,112 +92,95 @@ pub struct Repeated {
     pub learning_rate: f64,
 }
 
+impl Repeated {
+    /// As many steps, or fewer and longer ones; with their learning rate.
+    pub fn at_most(&self, most: u32) -> (u32, f64) {
+        let steps = self.steps.clamp(1, most.max(1));
+        (steps, self.learning_rate * f64::from(self.steps.max(1)) / f64::from(steps))
+    }
+}
+
+/// Local trainings on soft labels that gradients go through.
+pub trait Unroll {
+    /// Parameters after training minus parameters before, `[parameters]`. Where `training` has more steps than `most`,
+    /// fewer and longer ones stand for them.
+    ///
+    /// # Errors
+    /// [`ClassifierError`] where lengths do not fit.
+    fn unroll(
+        &mut self,
+        from: &[f32],
+        data: &Recovered,
+        training: Repeated,
+        most: u32,
+    ) -> Result<Vec<f32>, ClassifierError>;
+
+    /// With the gradient of something by what [`Unroll::unroll`] has returned last, its gradient by the data.
+    ///
+    /// # Errors
+    /// [`ClassifierError`] where lengths do not fit.
+    fn pull_back(&mut self, adjoint: &[f32]) -> Result<Recovered, ClassifierError>;
+}
+
 /// Finds data that train from `from` to `from + delta`. `before` is what the client's last inversion found; without it,
-/// data begin at random in the middle of the range, labels undecided.
+/// data begin at random in the middle of the range, labels undecided. A sample has so many features and classes.
 ///
 /// # Errors
-/// [`FederatedError`] where lengths do not fit or a setting makes no sense.
+/// [`ClassifierError`] where lengths do not fit or a setting makes no sense.
+#[allow(clippy::too_many_arguments)]
 pub fn invert(
-    network: &Network,
+    unroll: &mut dyn Unroll,
+    (features, classes): (usize, usize),
     from: &[f32],
     delta: &[f32],
     training: Repeated,
     spec: &Inversion,
     before: Option<&Recovered>,
     seed: u64,
-) -> Result<Inverted, FederatedError> {
-    let parameters = network.parameters();
-    check("the parameters", from.len(), parameters)?;
-    check("the update", delta.len(), parameters)?;
-    let refuse = |what, why: &str| Err(FederatedError::Value { what, why: why.into() });
-    if spec.samples == 0 || spec.samples > 4096 {
-        return refuse("samples", "1 to 4096 are recovered");
-    }
-    if !(spec.top > 0.0 && spec.top <= 1.0) {
-        return refuse("top", "a part is above 0 and at most 1");
-    }
-    if spec.range[0].partial_cmp(&spec.range[1]) != Some(std::cmp::Ordering::Less) {
-        return refuse("range", "the least value is below the largest");
-    }
+) -> Result<Inverted, ClassifierError> {
+    check("the update", delta.len(), from.len())?;
+    spec.check()?;
     if delta.iter().any(|value| !value.is_finite()) {
-        return refuse("the update", "it has values that are no numbers");
+        return Err(ClassifierError::Value { what: "the update", why: "it has values that are no numbers".into() });
     }
-    let start = begin(network, spec, before, seed)?;
-    let leaf = |values: &[f32], shape: &[i64]| -> Result<Tensor, TchError> {
-        Ok(Tensor::f_from_slice(values)?.f_view(shape)?.set_requires_grad(true))
-    };
-    let [channels, height, width] = network.input.map(|size| size as i64);
-    let samples = spec.samples as i64;
-    let mut x = leaf(&start.features, &[samples, channels, height, width])?;
-    let mut y = leaf(&start.labels, &[samples, network.classes() as i64])?;
-    let old = Tensor::f_from_slice(from)?;
-    let wanted = Tensor::f_from_slice(delta)?;
-    let counts = largest(&wanted, spec.top)?;
-    let size = wanted.f_mul(&counts)?.f_abs()?.f_sum(Kind::Float)?.f_double_value(&[])?.max(1e-12);
-    let (mut of_x, mut of_y) = (Adam::default(), Adam::default());
+    let mut data = begin((features, classes), spec, before, seed)?;
+    let counts = largest(delta, spec.top);
+    let size = counts.iter().zip(delta).map(|(counts, value)| f64::from(counts * value.abs())).sum::<f64>().max(1e-12);
+    let (mut of_features, mut of_labels) = (Adam::default(), Adam::default());
     let mut iterations = 0;
-    let mut last;
+    let (mut trained, mut difference);
     loop {
-        let trained = unrolled(network, &old, (&x, &y), training, spec.steps, true)?;
-        let difference = trained.f_sub(&wanted)?.f_mul(&counts)?.f_abs()?.f_sum(Kind::Float)?.f_div_scalar(size)?;
-        last = (difference.f_double_value(&[])?, trained.f_detach()?);
-        if iterations == spec.iterations || last.0 < spec.enough || !last.0.is_finite() {
+        trained = unroll.unroll(from, &data, training, spec.steps)?;
+        let apart = trained.iter().zip(delta).zip(&counts).map(|((one, other), counts)| (one - other) * counts);
+        difference = apart.clone().map(|apart| f64::from(apart.abs())).sum::<f64>() / size;
+        if iterations == spec.iterations || difference < spec.enough || !difference.is_finite() {
             break;
         }
-        let gradients = Tensor::f_run_backward(&[&difference], &[&x, &y], false, false)?;
+        let sign = |apart: f32| if apart == 0.0 { 0.0 } else { apart.signum() / size as f32 };
+        let gradient = unroll.pull_back(&apart.map(sign).collect::<Vec<_>>())?;
         let done = f64::from(iterations) / f64::from(spec.iterations);
         let rate = spec.learning_rate * (0.1 + 0.9 * (0.5 + 0.5 * (std::f64::consts::PI * done).cos()));
         iterations += 1;
-        let _no_grad = tch::no_grad_guard();
-        let (low, high) = (f64::from(spec.range[0]), f64::from(spec.range[1]));
-        let moved = of_x.step(&x, &gradients[0], rate * (high - low), iterations)?.f_clamp(low, high)?;
-        x = moved.f_detach()?.set_requires_grad(true);
+        let [low, high] = spec.range;
+        of_features.step(&mut data.features, &gradient.features, rate * f64::from(high - low), iterations);
+        data.features.iter_mut().for_each(|value| *value = value.clamp(low, high));
         // Logits move on a scale of their own: ten of them decide a label.
-        y = of_y.step(&y, &gradients[1], 10.0 * rate, iterations)?.f_detach()?.set_requires_grad(true);
+        of_labels.step(&mut data.labels, &gradient.labels, 10.0 * rate, iterations);
     }
-    let (difference, trained) = last;
-    let dot = |one: &Tensor, other: &Tensor| -> Result<f64, TchError> {
-        one.f_mul(other)?.f_sum(Kind::Double)?.f_double_value(&[])
-    };
-    let lengths = [dot(&trained, &trained)?.sqrt(), dot(&wanted, &wanted)?.sqrt()];
-    let cosine = dot(&trained, &wanted)? / (lengths[0] * lengths[1]).max(1e-24);
-    let plain = |tensor: &Tensor| Vec::<f32>::try_from(tensor.f_detach()?.f_flatten(0, -1)?);
-    Ok(Inverted {
-        data: Recovered { features: plain(&x)?, labels: plain(&y)? },
-        iterations,
-        difference: difference as f32,
-        cosine: cosine as f32,
-        norm: (lengths[0] / lengths[1].max(1e-24)) as f32,
-    })
-}
-
-/// The update that recovered data give from other parameters: what the client would have sent had it begun there.
-///
-/// # Errors
-/// [`FederatedError`] where lengths do not fit.
-pub fn retrain(
-    network: &Network,
-    from: &[f32],
-    data: &Recovered,
-    training: Repeated,
-    steps: u32,
-) -> Result<Vec<f32>, FederatedError> {
-    check("the parameters", from.len(), network.parameters())?;
-    let x = network.batch(&data.features)?;
-    let samples = x.size()[0];
-    check("the labels", data.labels.len(), samples as usize * network.classes())?;
-    let y = Tensor::f_from_slice(&data.labels)?.f_view([samples, network.classes() as i64])?;
-    let delta = unrolled(network, &Tensor::f_from_slice(from)?, (&x, &y), training, steps, false)?;
-    Ok(Vec::<f32>::try_from(delta)?)
+    let dot = |one: &[f32], other: &[f32]| swarmloom_kernels::norms::dot(one, other);
+    let lengths = [dot(&trained, &trained).sqrt(), dot(delta, delta).sqrt()];
+    let cosine = dot(&trained, delta) / (lengths[0] * lengths[1]).max(1e-24);
+    let norm = lengths[0] / lengths[1].max(1e-24);
+    Ok(Inverted { data, iterations, difference: difference as f32, cosine: cosine as f32, norm: norm as f32 })
 }
 
 fn begin(
-    network: &Network,
+    (features, classes): (usize, usize),
     spec: &Inversion,
     before: Option<&Recovered>,
     seed: u64,
-) -> Result<Recovered, FederatedError> {
-    let (features, labels) = (spec.samples * network.features(), spec.samples * network.classes());
+) -> Result<Recovered, ClassifierError> {
+    let (features, labels) = (spec.samples * features, spec.samples * classes);
     if let Some(before) = before {
         check("the recovered features", before.features.len(), features)?;
         check("the recovered labels", before.labels.len(), labels)?;
@@ -196,71 +196,47 @@ fn begin(
 }
 
 /// 1 where an entry is among the largest, 0 elsewhere.
-fn largest(update: &Tensor, part: f64) -> Result<Tensor, TchError> {
-    let count = update.size()[0];
-    let kept = ((count as f64 * part).ceil() as i64).clamp(1, count);
-    if kept == count {
-        return update.f_ones_like();
+fn largest(update: &[f32], part: f64) -> Vec<f32> {
+    let kept = ((update.len() as f64 * part).ceil() as usize).clamp(1, update.len().max(1));
+    if kept >= update.len() {
+        return vec![1.0; update.len()];
     }
-    let (_, index) = update.f_abs()?.f_topk(kept, 0, true, false)?;
-    update.f_zeros_like()?.f_index_fill(0, &index, 1.0)
-}
-
-/// Parameters after training on soft labels minus parameters before, with the graph through all steps where it is wanted.
-fn unrolled(
-    network: &Network,
-    from: &Tensor,
-    (x, y): (&Tensor, &Tensor),
-    training: Repeated,
-    most: u32,
-    graph: bool,
-) -> Result<Tensor, TchError> {
-    let steps = training.steps.clamp(1, most.max(1));
-    let rate = training.learning_rate * f64::from(training.steps.max(1)) / f64::from(steps);
-    let labels = y.f_softmax(-1, Kind::Float)?;
-    let mut flat = from.f_detach()?.f_set_requires_grad(true)?;
-    for _ in 0..steps {
-        let logits = network.forward(&network.views(&flat)?, x, None)?;
-        let loss = logits.f_log_softmax(-1, Kind::Float)?.f_mul(&labels)?.f_sum(Kind::Float)?;
-        let loss = loss.f_div_scalar(-x.size()[0])?;
-        let gradient = Tensor::f_run_backward(&[&loss], &[&flat], graph, graph)?;
-        flat = flat.f_sub(&gradient[0].f_mul_scalar(rate)?)?;
-        if !graph {
-            flat = flat.f_detach()?.f_set_requires_grad(true)?;
-        }
-    }
-    flat.f_sub(&from.f_detach()?)
+    let mut order: Vec<u32> = (0..update.len() as u32).collect();
+    let larger = |one: &u32, other: &u32| {
+        let of = |at: &u32| update[*at as usize].abs();
+        of(other).total_cmp(&of(one)).then(one.cmp(other))
+    };
+    order.select_nth_unstable_by(kept - 1, larger);
+    let mut counts = vec![0.0; update.len()];
+    order[..kept].iter().for_each(|at| counts[*at as usize] = 1.0);
+    counts
 }
 
 /// Kingma and Ba 2015, with its defaults.
 #[derive(Debug, Default)]
 struct Adam {
-    moments: Option<(Tensor, Tensor)>,
+    moments: Vec<[f32; 2]>,
 }
 
 impl Adam {
-    /// The value after the step of that number, counted from 1.
-    fn step(&mut self, value: &Tensor, gradient: &Tensor, rate: f64, number: u32) -> Result<Tensor, TchError> {
-        let (first, second) = (0.9_f64, 0.999_f64);
-        let (mean, square) = match self.moments.take() {
-            Some(moments) => moments,
-            None => (gradient.f_zeros_like()?, gradient.f_zeros_like()?),
-        };
-        let mean = mean.f_mul_scalar(first)?.f_add(&gradient.f_mul_scalar(1.0 - first)?)?;
-        let square = square.f_mul_scalar(second)?.f_add(&gradient.f_square()?.f_mul_scalar(1.0 - second)?)?;
-        let correct = |beta: f64| 1.0 - beta.powi(number.cast_signed());
-        let root = square.f_div_scalar(correct(second))?.f_sqrt()?.f_add_scalar(1e-8)?;
-        let moved = value.f_sub(&mean.f_div(&root)?.f_mul_scalar(rate / correct(first))?)?;
-        self.moments = Some((mean, square));
-        Ok(moved)
+    /// The step of that number, counted from 1.
+    fn step(&mut self, values: &mut [f32], gradient: &[f32], rate: f64, number: u32) {
+        let (first, second) = (0.9_f32, 0.999_f32);
+        self.moments.resize(values.len(), [0.0; 2]);
+        let correct = |beta: f32| 1.0 - f64::from(beta).powi(number.cast_signed());
+        let (rate, of_square) = ((rate / correct(first)) as f32, (1.0 / correct(second)) as f32);
+        for ((value, gradient), [mean, square]) in values.iter_mut().zip(gradient).zip(&mut self.moments) {
+            *mean = first * *mean + (1.0 - first) * gradient;
+            *square = second * *square + (1.0 - second) * gradient * gradient;
+            *value -= rate * *mean / ((*square * of_square).sqrt() + 1e-8);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Samples;
-    use super::super::local::{LocalSpec, train};
     use super::*;
+    use crate::{Engine, LocalSpec, Network, Samples};
 
     const TRAINING: Repeated = Repeated { steps: 5, learning_rate: 0.3 };
 
@@ -288,7 +264,7 @@ mod tests {
         let learn = |from: &[f32], class, seed| {
             let (features, labels) = client(class, seed);
             let samples = Samples { features: &features, labels: &labels };
-            train(&network, from, samples, &spec, None, seed).expect("trained").delta
+            Engine::new(&network).train(from, samples, &spec, None, seed).expect("trained").delta
         };
         let old = network.init(1);
         // Meanwhile the server has learned other classes.
@@ -300,23 +276,25 @@ mod tests {
             }
         }
         let (stale, fresh) = (learn(&old, 5, 77), learn(&now, 5, 77));
-        let found = invert(&network, &old, &stale, TRAINING, &Inversion::default(), None, 3).expect("inverted");
+        let mut engine = Engine::new(&network);
+        let mut invert = |spec: &Inversion, before| {
+            invert(&mut engine, (64, 10), &old, &stale, TRAINING, spec, before, 3).expect("inverted")
+        };
+        let found = invert(&Inversion::default(), None);
         assert!(found.difference < 0.2 && found.cosine > 0.98, "{found:?}");
-        let turned = retrain(&network, &now, &found.data, TRAINING, 5).expect("retrained");
+        let turned = Engine::new(&network).unroll(&now, &found.data, TRAINING, 5).expect("trained");
         let (of_stale, of_turned) = (cosine(&stale, &fresh), cosine(&turned, &fresh));
         assert!(1.0 - of_turned < 0.5 * (1.0 - of_stale), "stale {of_stale}, turned {of_turned}");
         // From there on it is done sooner.
         let again = Inversion { iterations: 20, ..Inversion::default() };
-        let warm = invert(&network, &old, &stale, TRAINING, &again, Some(&found.data), 3).expect("inverted");
-        let cold = invert(&network, &old, &stale, TRAINING, &again, None, 3).expect("inverted");
+        let (warm, cold) = (invert(&again, Some(&found.data)), invert(&again, None));
         assert!(warm.difference < cold.difference, "{} {}", warm.difference, cold.difference);
     }
 
     #[test]
     fn the_largest_entries_are_those() {
-        let update = Tensor::from_slice(&[0.1_f32, -3.0, 2.0, 0.0, -0.2]);
-        let counts = Vec::<f32>::try_from(largest(&update, 0.4).expect("counts")).expect("values");
-        assert_eq!(counts, [0.0, 1.0, 1.0, 0.0, 0.0]);
+        assert_eq!(largest(&[0.1, -3.0, 2.0, 0.0, -0.2], 0.4), [0.0, 1.0, 1.0, 0.0, 0.0]);
+        assert_eq!(largest(&[1.0, 1.0, -1.0], 0.5), [1.0, 1.0, 0.0]);
     }
 
     /// Training on hard labels by `local` and on soft ones that are as good as hard is the same.
@@ -327,10 +305,10 @@ mod tests {
         let samples = Samples { features: &features, labels: &class };
         let spec = LocalSpec { epochs: 5, learning_rate: 0.3, ..LocalSpec::default() };
         let from = network.init(8);
-        let wanted = train(&network, &from, samples, &spec, None, 0).expect("trained").delta;
+        let wanted = Engine::new(&network).train(&from, samples, &spec, None, 0).expect("trained").delta;
         let labels = (0..24).flat_map(|_| (0..10).map(|class| if class == 4 { 40.0 } else { 0.0 })).collect();
         let data = Recovered { features, labels };
-        let found = retrain(&network, &from, &data, TRAINING, 5).expect("retrained");
+        let found = Engine::new(&network).unroll(&from, &data, TRAINING, 5).expect("trained");
         let largest = wanted.iter().zip(&found).map(|(one, other)| (one - other).abs()).fold(0.0, f32::max);
         assert!(largest < 1e-6, "{largest}");
     }
@@ -339,7 +317,7 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         let network = Network::mlp(4, &[], 2);
         let refuse = |spec: Inversion, delta: &[f32]| {
-            invert(&network, &[0.0; 10], delta, TRAINING, &spec, None, 0).expect_err("refused").to_string()
+            invert(&mut Engine::new(&network), (4, 2), &[0.0; 10], delta, TRAINING, &spec, None, 0).expect_err("refused").to_string()
         };
         assert!(refuse(Inversion { samples: 0, ..Inversion::default() }, &[0.0; 10]).contains("samples"));
         assert!(refuse(Inversion { top: 0.0, ..Inversion::default() }, &[0.0; 10]).contains("top"));

@@ -1,0 +1,488 @@
+//! One run: a strategy with a seed, round after round.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use swarmloom_classifiers::{Inversion, LocalSpec, Model, Recovered, Repeated, Trained};
+use swarmloom_federated::inversion::{Decisions, Treatment};
+use swarmloom_federated::{Combine, Memory, Rule, Server, Start, Strategy, Update, strategy};
+use swarmloom_population::{
+    Arrival, Holdings, Mode, Partition, Population, Round, Selection, Spec, Timeline, Work, partition,
+};
+
+use crate::SimulationError;
+use crate::data::{Data, Drift};
+use crate::executor::{Executor, Job, Outcome};
+use crate::record::{Evaluation, Record, Tally};
+
+/// What all strategies of a simulation share.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// What clients train.
+    pub model: &'a dyn Model,
+    /// What they train on.
+    pub data: &'a Data,
+    /// Who naturally holds which sample, for [`Partition::Natural`].
+    pub groups: Option<&'a [u32]>,
+    /// How clients' data change.
+    pub drift: Option<&'a Drift>,
+    /// How data are shared out.
+    pub partition: Partition,
+    /// Samples of a client, where that is fixed.
+    pub samples_per_client: Option<u32>,
+    /// Who clients are.
+    pub population: Spec,
+    /// How they train.
+    pub local: LocalSpec,
+    /// How many versions are made.
+    pub rounds: u64,
+    /// Rounds between evaluations.
+    pub every: u64,
+}
+
+/// A strategy as a simulation compares it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Its name for people.
+    pub name: String,
+    /// How the server makes versions.
+    pub rule: Rule,
+    /// How it takes means.
+    pub combine: Combine,
+    /// When it aggregates.
+    pub mode: Mode,
+    /// Whom it selects.
+    pub selection: Selection,
+    /// How inversions go about it, where the rule has any.
+    pub inversion: Inversion,
+    /// The staleness of slow clients is taken away: what the others are measured against.
+    pub fresh: bool,
+}
+
+/// What a run goes on from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct State {
+    version: u64,
+    parameters: Arc<[f32]>,
+    history: BTreeMap<u64, Arc<[f32]>>,
+    memory: Memory,
+    /// Where tasks under way begin, where that is not the version itself.
+    starts: BTreeMap<u64, Begun>,
+    recovered: BTreeMap<u32, Arc<Recovered>>,
+    record: Record,
+    bytes: [u64; 2],
+    /// Sum and number of losses since the last evaluation.
+    losses: (f64, u32),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Begun {
+    base: u64,
+    parameters: Option<Arc<[f32]>>,
+    correction: Option<Arc<[f32]>>,
+}
+
+/// A run under way.
+pub struct Course<'a> {
+    setup: &'a Setup<'a>,
+    entry: Entry,
+    strategy: Box<dyn Strategy>,
+    seed: u64,
+    indices: Vec<Arc<[u32]>>,
+    timeline: Timeline,
+    state: State,
+    /// Rounds that are known and to come, to train ahead for where a round has few updates.
+    upcoming: VecDeque<Round>,
+    /// Trainings that are done and not aggregated.
+    ready: HashMap<u64, Trained>,
+}
+
+impl std::fmt::Debug for Course<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Course")
+            .field("strategy", &self.entry.name)
+            .field("seed", &self.seed)
+            .field("version", &self.state.version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a seed is used for; none of them meet.
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    Partition = 1,
+    Population,
+    Timeline,
+    Parameters,
+    Training,
+    Inversion,
+    Strategy,
+}
+
+fn derived(seed: u64, purpose: Purpose, number: u64) -> u64 {
+    swarmloom_population::random::bits(seed ^ (purpose as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), number)
+}
+
+/// Tasks that are trained together where rounds have few updates, for each worker.
+const AHEAD: usize = 4;
+/// Rounds that are looked ahead at most.
+const ROUNDS_AHEAD: usize = 64;
+/// Test samples of a job.
+const SCORED: usize = 512;
+
+impl<'a> Course<'a> {
+    /// A run from its start.
+    ///
+    /// # Errors
+    /// [`SimulationError`] where settings are out of range or do not go together.
+    pub fn new(setup: &'a Setup<'a>, entry: Entry, seed: u64) -> Result<Self, SimulationError> {
+        let clients = setup.population.clients;
+        let parts = partition(
+            &setup.partition,
+            &setup.data.labels,
+            setup.groups,
+            clients,
+            setup.samples_per_client,
+            derived(seed, Purpose::Partition, 0),
+        )?;
+        let holdings = Holdings::new(&parts, &setup.data.labels)?;
+        let mut spec = setup.population.clone();
+        if entry.fresh {
+            if let Some(slow) = &mut spec.slow {
+                (slow.staleness, slow.factor) = match slow.staleness {
+                    Some(_) => (Some(0), None),
+                    None => (None, Some(1.0)),
+                };
+            }
+        }
+        let population = Population::new(&spec, &holdings, derived(seed, Purpose::Population, 0))?;
+        let bytes = 4 * setup.model.parameters() as u64;
+        let work = Work { epochs: setup.local.epochs, bytes_down: bytes, bytes_up: bytes };
+        let timeline = Timeline::new(
+            Arc::new(population),
+            &entry.mode,
+            entry.selection,
+            &work,
+            setup.rounds,
+            derived(seed, Purpose::Timeline, 0),
+        )?;
+        let parameters: Arc<[f32]> = setup.model.init(derived(seed, Purpose::Parameters, 0))?.into();
+        let record = Record {
+            strategy: entry.name.clone(),
+            seed,
+            evaluations: Vec::new(),
+            tally: Tally::default(),
+            inversion_seconds: 0.0,
+        };
+        let state = State {
+            version: 0,
+            history: BTreeMap::from([(0, parameters.clone())]),
+            parameters,
+            memory: Memory::default(),
+            starts: BTreeMap::new(),
+            recovered: BTreeMap::new(),
+            record,
+            bytes: [0; 2],
+            losses: (0.0, 0),
+        };
+        let strategy = strategy(&entry.rule, &entry.combine)?;
+        let indices = parts.into_iter().map(Arc::from).collect();
+        let (upcoming, ready) = (VecDeque::new(), HashMap::new());
+        Ok(Self { setup, entry, strategy, seed, indices, timeline, state, upcoming, ready })
+    }
+
+    /// What was measured so far.
+    pub fn record(&self) -> &Record {
+        &self.state.record
+    }
+
+    /// The version that there is, which is the number of rounds that were.
+    pub fn version(&self) -> u64 {
+        self.state.version
+    }
+
+    /// Parameters of that version.
+    pub fn parameters(&self) -> &[f32] {
+        &self.state.parameters
+    }
+
+    /// All that the rest of the run follows from.
+    ///
+    /// # Errors
+    /// [`SimulationError::State`] where it cannot be written.
+    pub fn save(&self) -> Result<Vec<u8>, SimulationError> {
+        let config = bincode::config::standard().with_fixed_int_encoding();
+        bincode::serde::encode_to_vec(&self.state, config).map_err(|error| SimulationError::State(error.to_string()))
+    }
+
+    /// Goes on from what [`Course::save`] has written of a run with the same setup, entry and seed.
+    ///
+    /// # Errors
+    /// [`SimulationError::State`] where it is not that.
+    pub fn restore(&mut self, saved: &[u8]) -> Result<(), SimulationError> {
+        let config = bincode::config::standard().with_fixed_int_encoding();
+        let refuse = |why: &str| Err(SimulationError::State(why.into()));
+        let (state, read): (State, usize) = bincode::serde::decode_from_slice(saved, config)
+            .map_err(|error| SimulationError::State(error.to_string()))?;
+        if read != saved.len() {
+            return refuse("it is longer than it should be");
+        }
+        let known = (&self.entry.name, self.seed, self.setup.model.parameters());
+        if (&state.record.strategy, state.record.seed, state.parameters.len()) != known {
+            return refuse("it is of another run");
+        }
+        while self.state.version < state.version {
+            if self.timeline.advance()?.is_none() {
+                return refuse("it is of a longer run");
+            }
+            self.state.version += 1;
+        }
+        self.state = state;
+        Ok(())
+    }
+
+    /// One round; false once all have been.
+    ///
+    /// # Errors
+    /// [`SimulationError`]; the run cannot go on then.
+    pub fn step(&mut self, executor: &dyn Executor) -> Result<bool, SimulationError> {
+        if self.state.version == 0 && self.state.record.evaluations.is_empty() {
+            self.evaluate(0.0, executor)?;
+        }
+        let Some(round) = self.next_round()? else { return Ok(false) };
+        self.begin(&round);
+        self.train(&round.arrivals, executor)?;
+        let updates = self.collect(&round.arrivals);
+        self.aggregate(&round, updates, executor)?;
+        let State { version, record, bytes, history, starts, .. } = &mut self.state;
+        *version += 1;
+        let tally = &mut record.tally;
+        tally.dropped += u64::from(round.dropped);
+        tally.late += u64::from(round.late);
+        bytes[0] += round.bytes_down;
+        bytes[1] += round.bytes_up;
+        history.insert(*version, self.state.parameters.clone());
+        let oldest = self.upcoming.iter().flat_map(|round| &round.arrivals).map(|arrival| arrival.base).min();
+        let oldest = oldest.unwrap_or(u64::MAX).min(self.timeline.oldest()).min(*version);
+        *history = history.split_off(&oldest);
+        starts.retain(|_, begun| begun.base >= oldest);
+        if *version % self.setup.every == 0 || *version == self.setup.rounds {
+            self.evaluate(round.seconds, executor)?;
+        }
+        Ok(true)
+    }
+
+    fn next_round(&mut self) -> Result<Option<Round>, SimulationError> {
+        match self.upcoming.pop_front() {
+            Some(round) => Ok(Some(round)),
+            None => Ok(self.timeline.advance()?),
+        }
+    }
+
+    /// Says where the tasks start that begin at this version.
+    fn begin(&mut self, round: &Round) {
+        let State { version, parameters, history, memory, starts, .. } = &mut self.state;
+        let past = |version: u64| history.get(&version).map(|parameters| &parameters[..]);
+        let server = Server {
+            version: *version,
+            parameters,
+            history: &past,
+            clients: self.setup.population.clients,
+            seed: derived(self.seed, Purpose::Strategy, 0),
+        };
+        for begun in &round.begun {
+            let start = self.strategy.start(memory, begun.client, &server);
+            if start != Start::default() {
+                let Start { parameters, correction } = start;
+                let (parameters, correction) = (parameters.map(Arc::from), correction.map(Arc::from));
+                starts.insert(begun.task, Begun { base: begun.base, parameters, correction });
+            }
+        }
+    }
+
+    /// Trains what the round aggregates and, where that is little, what later rounds will.
+    fn train(&mut self, arrivals: &[Arrival], executor: &dyn Executor) -> Result<(), SimulationError> {
+        let mut wanted: Vec<Arrival> =
+            arrivals.iter().filter(|arrival| !self.ready.contains_key(&arrival.task)).copied().collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let most = AHEAD * executor.width();
+        while wanted.len() < most && self.upcoming.len() < ROUNDS_AHEAD {
+            // What ends the timeline early is an error once it comes to it.
+            let Ok(Some(round)) = self.timeline.advance() else { break };
+            self.upcoming.push_back(round);
+            let known = |arrival: &&Arrival| arrival.base <= self.state.version;
+            let later = self.upcoming.iter().flat_map(|round| &round.arrivals).filter(known);
+            if later.count() >= most {
+                break;
+            }
+        }
+        let mut seen: BTreeSet<u64> = wanted.iter().map(|arrival| arrival.task).collect();
+        for arrival in self.upcoming.iter().flat_map(|round| &round.arrivals) {
+            let begun = arrival.base <= self.state.version;
+            if wanted.len() < most && begun && !self.ready.contains_key(&arrival.task) && seen.insert(arrival.task) {
+                wanted.push(*arrival);
+            }
+        }
+        let jobs = wanted.iter().map(|arrival| self.training(arrival)).collect::<Result<_, _>>()?;
+        for (arrival, outcome) in wanted.iter().zip(executor.run(jobs)?) {
+            if let Outcome::Trained(trained) = outcome {
+                self.ready.insert(arrival.task, trained);
+            }
+        }
+        Ok(())
+    }
+
+    fn training(&self, arrival: &Arrival) -> Result<Job, SimulationError> {
+        let begun = self.state.starts.get(&arrival.task);
+        let from = match begun.and_then(|begun| begun.parameters.clone()) {
+            Some(from) => from,
+            None => self.base(arrival.base)?,
+        };
+        let mut spec = self.setup.local;
+        spec.proximal += self.strategy.local().proximal;
+        Ok(Job::Train {
+            from,
+            indices: self.indices.get(arrival.client as usize).cloned().unwrap_or_default(),
+            version: arrival.base,
+            spec,
+            correction: begun.and_then(|begun| begun.correction.clone()),
+            seed: derived(self.seed, Purpose::Training, arrival.task),
+            flipped: false,
+        })
+    }
+
+    fn base(&self, version: u64) -> Result<Arc<[f32]>, SimulationError> {
+        let gone = || SimulationError::State(format!("version {version} is kept no longer"));
+        self.state.history.get(&version).cloned().ok_or_else(gone)
+    }
+
+    /// The round's updates, in the order of their arrival.
+    fn collect(&mut self, arrivals: &[Arrival]) -> Vec<Update> {
+        let mut updates = Vec::with_capacity(arrivals.len());
+        for arrival in arrivals {
+            let Some(trained) = self.ready.remove(&arrival.task) else { continue };
+            let State { version, memory, starts, record, losses, .. } = &mut self.state;
+            let begun = starts.remove(&arrival.task);
+            let start = Start {
+                parameters: begun.as_ref().and_then(|begun| begun.parameters.as_deref().map(<[f32]>::to_vec)),
+                correction: begun.as_ref().and_then(|begun| begun.correction.as_deref().map(<[f32]>::to_vec)),
+            };
+            let rate = self.setup.local.learning_rate;
+            let control =
+                self.strategy.control(memory, arrival.client, &start, &trained.delta, trained.steps, rate);
+            record.tally.update(version.saturating_sub(arrival.base));
+            losses.0 += f64::from(trained.loss);
+            losses.1 += 1;
+            updates.push(Update {
+                client: arrival.client,
+                base: arrival.base,
+                tier: arrival.tier,
+                samples: self.indices.get(arrival.client as usize).map_or(0, |held| held.len()) as u32,
+                steps: trained.steps,
+                delta: trained.delta,
+                control,
+            });
+        }
+        updates
+    }
+
+    fn aggregate(
+        &mut self,
+        round: &Round,
+        updates: Vec<Update>,
+        executor: &dyn Executor,
+    ) -> Result<(), SimulationError> {
+        let history = self.state.history.clone();
+        let past = |version: u64| history.get(&version).map(|parameters| &parameters[..]);
+        let parameters = self.state.parameters.clone();
+        let server = Server {
+            version: round.version,
+            parameters: &parameters,
+            history: &past,
+            clients: self.setup.population.clients,
+            seed: derived(self.seed, Purpose::Strategy, 0),
+        };
+        let updates = match &self.entry.rule {
+            Rule::Inversion(decisions) => self.freshen(*decisions, &server, updates, executor)?,
+            _ => updates,
+        };
+        let next = self.strategy.aggregate(&mut self.state.memory, &server, &updates);
+        let next = next.map_err(|error| SimulationError::Aggregate {
+            strategy: self.entry.name.clone(),
+            seed: self.seed,
+            error,
+        })?;
+        self.state.parameters = next.into();
+        Ok(())
+    }
+
+    /// Turns those stale updates fresh that are worth it.
+    fn freshen(
+        &mut self,
+        decisions: Decisions,
+        server: &Server<'_>,
+        updates: Vec<Update>,
+        executor: &dyn Executor,
+    ) -> Result<Vec<Update>, SimulationError> {
+        let plan = decisions.plan(&self.state.memory, server, &updates);
+        let chosen = || updates.iter().zip(&plan).filter(|(_, treatment)| **treatment == Treatment::Invert);
+        let now = self.state.parameters.clone();
+        let mut jobs = Vec::new();
+        for (update, _) in chosen() {
+            let training = Repeated { steps: update.steps, learning_rate: self.setup.local.learning_rate };
+            jobs.push(Job::Invert {
+                from: self.base(update.base)?,
+                delta: update.delta.clone().into(),
+                now: now.clone(),
+                training,
+                spec: self.entry.inversion,
+                before: self.state.recovered.get(&update.client).cloned(),
+                seed: derived(derived(self.seed, Purpose::Inversion, update.base), Purpose::Inversion, update.client.into()),
+            });
+        }
+        let mut outcomes = executor.run(jobs)?.into_iter();
+        let mut inverted = Vec::with_capacity(updates.len());
+        for (update, treatment) in updates.iter().zip(&plan) {
+            let outcome = if *treatment == Treatment::Invert { outcomes.next() } else { None };
+            let Some(Outcome::Inverted { found, delta, seconds }) = outcome else {
+                inverted.push(None);
+                continue;
+            };
+            let record = &mut self.state.record;
+            record.inversion_seconds += seconds;
+            record.tally.inverted += 1;
+            record.tally.cosine += f64::from(found.cosine);
+            record.tally.norm += f64::from(found.norm);
+            record.tally.iterations += u64::from(found.iterations);
+            self.state.recovered.insert(update.client, Arc::new(found.data));
+            inverted.push(Some(delta));
+        }
+        Ok(decisions.settle(&mut self.state.memory, server, &updates, &inverted))
+    }
+
+    fn evaluate(&mut self, seconds: f64, executor: &dyn Executor) -> Result<(), SimulationError> {
+        let samples = self.setup.data.test_labels.len();
+        let job = |first| Job::Score {
+            parameters: self.state.parameters.clone(),
+            range: [first, samples.min(first + SCORED)],
+        };
+        let outcomes = executor.run((0..samples).step_by(SCORED).map(job).collect())?;
+        let mut classes = vec![[0; 2]; self.setup.model.classes()];
+        for outcome in outcomes {
+            let Outcome::Scored(counts) = outcome else { continue };
+            for (sum, count) in classes.iter_mut().zip(counts) {
+                sum[0] += count[0];
+                sum[1] += count[1];
+            }
+        }
+        let State { version, record, bytes: [bytes_down, bytes_up], losses, .. } = &mut self.state;
+        let loss = (losses.0 / f64::from(losses.1.max(1))) as f32;
+        *losses = (0.0, 0);
+        let (version, bytes_down, bytes_up) = (*version, *bytes_down, *bytes_up);
+        record.evaluations.push(Evaluation { version, seconds, bytes_down, bytes_up, classes, loss });
+        Ok(())
+    }
+}

@@ -1,0 +1,251 @@
+//! Who computes: threads, each with its own means, or ranks.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::Instant;
+
+use swarmloom_classifiers::{
+    ClassifierError, Inversion, Inverted, LocalSpec, Model, Recovered, Repeated, Samples, Trained, Worker,
+};
+
+use crate::data::{Data, Drift};
+use crate::SimulationError;
+
+/// Something to compute. It carries all that its result follows from.
+#[derive(Debug, Clone)]
+pub enum Job {
+    /// A client's local training.
+    Train {
+        /// `[parameters]`.
+        from: Arc<[f32]>,
+        /// The client's samples.
+        indices: Arc<[u32]>,
+        /// The version at which it begins, which decides what its data look like.
+        version: u64,
+        /// How it trains.
+        spec: LocalSpec,
+        /// Added to every gradient.
+        correction: Option<Arc<[f32]>>,
+        /// Of this training.
+        seed: u64,
+        /// Whether every label is the last class less itself: label flipping (Fang et al. 2020, section 5.1).
+        flipped: bool,
+    },
+    /// A part of the test set.
+    Score {
+        /// `[parameters]`.
+        parameters: Arc<[f32]>,
+        /// The part's first sample and the one past its last.
+        range: [usize; 2],
+    },
+    /// A stale update turned into a fresh one.
+    Invert {
+        /// Where the client began, `[parameters]`.
+        from: Arc<[f32]>,
+        /// What it sent, `[parameters]`.
+        delta: Arc<[f32]>,
+        /// The server's parameters of now.
+        now: Arc<[f32]>,
+        /// How the client trained.
+        training: Repeated,
+        /// How the inversion goes about it.
+        spec: Inversion,
+        /// What the client's last inversion has found.
+        before: Option<Arc<Recovered>>,
+        /// Of this inversion.
+        seed: u64,
+    },
+}
+
+/// What came of a job.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// Of [`Job::Train`].
+    Trained(Trained),
+    /// Of [`Job::Score`]: right answers and samples by class.
+    Scored(Vec<[u32; 2]>),
+    /// Of [`Job::Invert`].
+    Inverted {
+        /// What the inversion has found.
+        found: Inverted,
+        /// The update that the recovered data give from the server's parameters of now.
+        delta: Vec<f32>,
+        /// Seconds of one thread that it took; the one thing here that differs from run to run.
+        seconds: f64,
+    },
+}
+
+/// Computes jobs.
+pub trait Executor: Sync {
+    /// The outcomes, in the order of the jobs.
+    ///
+    /// # Errors
+    /// The first error, in this order.
+    fn run(&self, jobs: Vec<Job>) -> Result<Vec<Outcome>, SimulationError>;
+
+    /// Jobs that are computed at a time.
+    fn width(&self) -> usize;
+}
+
+/// Threads that share a queue.
+#[derive(Debug)]
+pub struct Threads {
+    queue: Arc<Queue>,
+    threads: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    state: Mutex<State>,
+    ready: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: VecDeque<(Arc<Batch>, usize, Job)>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Batch {
+    left: Mutex<(usize, Vec<Option<Result<Outcome, ClassifierError>>>)>,
+    done: Condvar,
+}
+
+/// A panic while a lock is held leaves nothing half done here: values are set whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Threads {
+    /// Starts threads that compute with this model until the value is dropped.
+    pub fn start<'scope, 'env: 'scope>(
+        scope: &'scope Scope<'scope, 'env>,
+        threads: usize,
+        model: &'env dyn Model,
+        data: &'env Data,
+        drift: Option<&'env Drift>,
+    ) -> (Self, Vec<ScopedJoinHandle<'scope, ()>>) {
+        let queue = Arc::new(Queue::default());
+        let threads = threads.max(1);
+        let start = |_| {
+            let queue = queue.clone();
+            scope.spawn(move || work(&queue, model, data, drift))
+        };
+        let handles = (0..threads).map(start).collect();
+        (Self { queue, threads }, handles)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        lock(&self.queue.state).closed = true;
+        self.queue.ready.notify_all();
+    }
+}
+
+impl Executor for Threads {
+    fn run(&self, jobs: Vec<Job>) -> Result<Vec<Outcome>, SimulationError> {
+        let count = jobs.len();
+        let batch = Arc::new(Batch { left: Mutex::new((count, vec_of_none(count))), done: Condvar::new() });
+        {
+            let mut state = lock(&self.queue.state);
+            state.jobs.extend(jobs.into_iter().enumerate().map(|(at, job)| (batch.clone(), at, job)));
+        }
+        self.queue.ready.notify_all();
+        let mut left = lock(&batch.left);
+        while left.0 > 0 {
+            left = batch.done.wait(left).unwrap_or_else(PoisonError::into_inner);
+        }
+        let lost = || SimulationError::Worker("it gave no result".into());
+        let outcome = |outcome: Option<Result<Outcome, ClassifierError>>| Ok(outcome.ok_or_else(lost)??);
+        std::mem::take(&mut left.1).into_iter().map(outcome).collect()
+    }
+
+    fn width(&self) -> usize {
+        self.threads
+    }
+}
+
+fn vec_of_none<T>(count: usize) -> Vec<Option<T>> {
+    std::iter::repeat_with(|| None).take(count).collect()
+}
+
+/// Counts a job as done however its computation ends, so that nobody waits for ever.
+struct Ticket(Arc<Batch>, usize, Option<Result<Outcome, ClassifierError>>);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut left = lock(&self.0.left);
+        left.1[self.1] = self.2.take();
+        left.0 -= 1;
+        if left.0 == 0 {
+            self.0.done.notify_all();
+        }
+    }
+}
+
+fn work(queue: &Queue, model: &dyn Model, data: &Data, drift: Option<&Drift>) {
+    let mut worker = model.worker();
+    loop {
+        let (batch, at, job) = {
+            let mut state = lock(&queue.state);
+            loop {
+                if let Some(next) = state.jobs.pop_front() {
+                    break next;
+                }
+                if state.closed {
+                    return;
+                }
+                state = queue.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        };
+        let mut ticket = Ticket(batch, at, None);
+        // A panic ends this job, not the others: the next one has a worker of its own.
+        let computed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match &mut worker {
+            Ok(worker) => compute(worker.as_mut(), &job, data, drift),
+            Err(error) => Err(ClassifierError::Library { library: "the model", why: error.to_string() }),
+        }));
+        ticket.2 = Some(computed.unwrap_or_else(|_| {
+            worker = model.worker();
+            Err(ClassifierError::Library { library: "the model", why: "it panicked".into() })
+        }));
+    }
+}
+
+/// Computes one job.
+///
+/// # Errors
+/// The worker's.
+pub fn compute(
+    worker: &mut dyn Worker,
+    job: &Job,
+    data: &Data,
+    drift: Option<&Drift>,
+) -> Result<Outcome, ClassifierError> {
+    match job {
+        Job::Train { from, indices, version, spec, correction, seed, flipped } => {
+            let (features, mut labels) = data.gather(indices, drift, *version);
+            if *flipped {
+                labels.iter_mut().for_each(|label| *label = (data.classes - 1) as u8 - *label);
+            }
+            let samples = Samples { features: &features, labels: &labels };
+            let trained = worker.train(from, samples, spec, correction.as_deref(), *seed)?;
+            Ok(Outcome::Trained(trained))
+        }
+        Job::Score { parameters, range: [first, last] } => {
+            let test = data.test();
+            let width = data.width();
+            let samples =
+                Samples { features: &test.features[first * width..last * width], labels: &test.labels[*first..*last] };
+            Ok(Outcome::Scored(worker.score(parameters, samples)?))
+        }
+        Job::Invert { from, delta, now, training, spec, before, seed } => {
+            let begun = Instant::now();
+            let found = worker.invert(from, delta, *training, spec, before.as_deref(), *seed)?;
+            let delta = worker.retrain(now, &found.data, *training, spec.steps)?;
+            Ok(Outcome::Inverted { found, delta, seconds: begun.elapsed().as_secs_f64() })
+        }
+    }
+}
