@@ -1,0 +1,31 @@
+//! Checks of a field's range, all with the same words.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+/// A field that is wrong, and what it may be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}`: {message}")]
+pub struct FieldError {
+    /// Where it is, as a path from the table that was given: `devices.seconds_per_sample.median`.
+    pub field: String,
+    /// What it is and what it may be.
+    pub message: String,
+}
+
+/// An error about `field`.
+pub(crate) fn wrong(field: &str, message: impl Into<String>) -> FieldError {
+    FieldError { field: field.to_owned(), message: message.into() }
+}
+
+/// That `value` is within `range`. NaN is within none.
+pub(crate) fn within<T: PartialOrd + Display>(
+    field: &str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<(), FieldError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    Err(wrong(field, format!("{value} is not a number from {} to {}", range.start(), range.end())))
+}
