@@ -8,7 +8,7 @@
 //! use std::sync::Arc;
 //! use swarmloom_population::*;
 //!
-//! let labels: Vec<u8> = (0..600).map(|i| i % 10).collect();
+//! let labels: Vec<u8> = (0..600).map(|i| (i % 10) as u8).collect();
 //! let parts = partition(&Partition::Sorted { shards: 1, shuffle: true }, &labels, None, 20, None, 1)?;
 //! let spec = Spec {
 //!     clients: 20,

@@ -185,7 +185,8 @@ mod tests {
     #[test]
     fn every_distribution_has_its_mean_and_variance() {
         // Means within five standard errors, variances within 8 %.
-        let cases: [(&str, fn(&mut Stream) -> f64, f64, f64); 6] = [
+        type Draw = fn(&mut Stream) -> f64;
+        let cases: [(&str, Draw, f64, f64); 6] = [
             ("unit", Stream::unit, 0.5, 1.0 / 12.0),
             ("normal", Stream::normal, 0.0, 1.0),
             ("exponential", Stream::exponential, 1.0, 1.0),

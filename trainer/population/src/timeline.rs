@@ -333,7 +333,7 @@ impl Timeline {
     }
 
     /// Counts a round or a task that was of use or for nothing. `most` may be for nothing in a row.
-    fn count(&mut self, useful: bool, most: u64, what: &'static str) -> Result<(), TimelineError> {
+    fn progress(&mut self, useful: bool, most: u64, what: &'static str) -> Result<(), TimelineError> {
         self.fruitless = if useful { 0 } else { self.fruitless + 1 };
         if self.fruitless <= most {
             return Ok(());

@@ -1,6 +1,6 @@
 //! The partitions, one by one. What they promise is said where they are named.
 
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use crate::check::{FieldError, within, wrong};
 use crate::random::{Purpose, Stream};
@@ -215,14 +215,25 @@ impl Dealer<'_> {
         dealt
             .chunks(shards as usize)
             .map(|client| {
-                let mut part = Vec::new();
+                let (mut part, mut held) = (Vec::new(), BTreeSet::new());
                 for (turn, &shard) in (0u64..).zip(client) {
                     let start = shard * all / count;
                     let length = match self.samples_per_client.map(u64::from) {
                         Some(samples) => samples / u64::from(shards) + u64::from(turn < samples % u64::from(shards)),
                         None => (shard + 1) * all / count - start,
                     };
-                    part.extend((start..start + length).filter_map(|at| order.get((at % all) as usize)));
+                    let enough = part.len() + length as usize;
+                    let mut at = start;
+                    // Shards that overlap may be one client's; what it has already is passed over.
+                    while part.len() < enough {
+                        if held.len() as u64 == all {
+                            held.clear();
+                        }
+                        if held.insert(at % all) {
+                            part.extend(order.get((at % all) as usize));
+                        }
+                        at += 1;
+                    }
                 }
                 part
             })
@@ -269,21 +280,27 @@ fn bump(counts: &mut [usize], index: usize) {
 /// A class by its share, of those of which something is left; by what is left where the shares of all of those are 0.
 fn draw(shares: &[f64], left: &[usize], stream: &mut Stream) -> usize {
     let there = |(&share, &left): (&f64, &usize)| if left > 0 { share } else { 0.0 };
-    let mut weights: Vec<f64> = shares.iter().zip(left).map(there).collect();
-    let mut sum: f64 = weights.iter().sum();
-    if sum <= 0.0 {
-        weights = left.iter().map(|&left| left as f64).collect();
-        sum = weights.iter().sum();
+    let sum: f64 = shares.iter().zip(left).map(there).sum();
+    if sum > 0.0 {
+        at(stream.unit() * sum, shares.iter().zip(left).map(there))
+    } else {
+        let sum: f64 = left.iter().map(|&left| left as f64).sum();
+        at(stream.unit() * sum, left.iter().map(|&left| left as f64))
     }
-    let mut at = stream.unit() * sum;
-    for (class, &weight) in weights.iter().enumerate() {
-        if weight > at {
-            return class;
+}
+
+/// The index of the weight that `point` lies in, if they are laid end to end.
+fn at(mut point: f64, weights: impl Iterator<Item = f64>) -> usize {
+    let mut last = 0;
+    for (index, weight) in weights.enumerate().filter(|&(_, weight)| weight > 0.0) {
+        if weight > point {
+            return index;
         }
-        at -= weight;
+        point -= weight;
+        last = index;
     }
     // Rounding may lead past the end.
-    weights.iter().rposition(|&weight| weight > 0.0).unwrap_or(0)
+    last
 }
 
 /// Whole numbers in proportion to `weights` that add up to `total`: largest remainders first.
@@ -329,5 +346,21 @@ mod tests {
         assert_eq!(proportional(&[1.0, 1.0, 1.0], 10), [4, 3, 3]);
         assert_eq!(proportional(&[0.5, 0.3, 0.2], 9), [4, 3, 2]);
         assert_eq!(proportional(&[0.0, 1.0], 3), [0, 3]);
+    }
+
+    #[test]
+    fn a_class_of_which_nothing_is_left_is_not_drawn() {
+        let mut stream = Stream::new(1, Purpose::Shares, 0, 0);
+        let mut drawn = |shares: &[f64], left: &[usize]| {
+            let mut counts = [0u32; 3];
+            (0..3_000).for_each(|_| counts[draw(shares, left, &mut stream)] += 1);
+            counts
+        };
+        assert_eq!(drawn(&[0.9, 0.1, 0.0], &[0, 5, 5]), [0, 3_000, 0]);
+        // Five deviations of the binomial: sqrt(3,000 * 0.1875) = 23.7.
+        assert!(drawn(&[0.75, 0.25, 0.0], &[1, 1, 1])[0].abs_diff(2_250) < 119);
+        let rest = drawn(&[1.0, 0.0, 0.0], &[0, 1, 3]);
+        assert!(rest[0] == 0 && rest[2].abs_diff(2_250) < 119, "{rest:?}");
+        assert_eq!(at(1.0, [0.5, 0.5, 0.0].into_iter()), 1);
     }
 }

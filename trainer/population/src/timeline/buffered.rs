@@ -33,7 +33,7 @@ impl Timeline {
             let Some(task) = self.land()? else { return Err(self.stalled()) };
             self.buffer.freed.push(task.client);
             let arrival = self.arrival(&task, bounds);
-            self.count(arrival.is_some(), most, "tasks")?;
+            self.progress(arrival.is_some(), most, "tasks")?;
             self.buffer.arrivals.extend(arrival);
             if self.buffer.arrivals.len() < buffer as usize {
                 continue;

@@ -66,7 +66,7 @@ impl Timeline {
         for task in self.force(bounds) {
             arrivals.extend(self.arrival(&task, bounds));
         }
-        self.count(!arrivals.is_empty(), EMPTY_ROUNDS_MOST, "rounds")?;
+        self.progress(!arrivals.is_empty(), EMPTY_ROUNDS_MOST, "rounds")?;
         Ok(self.round(arrivals))
     }
 
@@ -97,7 +97,7 @@ impl Timeline {
             arrivals.extend(self.arrival(task, bounds));
         }
         let staleness = self.population.staleness().unwrap_or(0);
-        self.count(!arrivals.is_empty(), EMPTY_ROUNDS_MOST.saturating_add(staleness), "rounds")?;
+        self.progress(!arrivals.is_empty(), EMPTY_ROUNDS_MOST.saturating_add(staleness), "rounds")?;
         Ok(self.round(arrivals))
     }
 

@@ -39,7 +39,7 @@ impl Timeline {
         }
         let late = self.flights.give_up();
         self.tally.late = self.tally.late.saturating_add(late);
-        self.count(!arrivals.is_empty(), EMPTY_ROUNDS_MOST, "rounds")?;
+        self.progress(!arrivals.is_empty(), EMPTY_ROUNDS_MOST, "rounds")?;
         Ok(self.round(arrivals))
     }
 }

@@ -51,7 +51,7 @@ impl Timeline {
             }
             let Some(task) = self.land()? else { return Err(self.stalled()) };
             let arrival = self.arrival(&task, Bounds::default());
-            self.count(arrival.is_some(), most, "tasks")?;
+            self.progress(arrival.is_some(), most, "tasks")?;
             let Some(tier) = self.tiers.get_mut(task.tier as usize) else { continue };
             tier.arrivals.extend(arrival);
             tier.waiting = tier.waiting.saturating_sub(1);

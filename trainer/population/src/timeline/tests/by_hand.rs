@@ -110,7 +110,7 @@ fn a_fixed_staleness_is_counted_in_rounds() {
     let slow = |overlap| format!("slow = {{ classes = [0], count = 1, staleness = 2, overlap = {overlap} }}");
     let text = "kind = 'semi_asynchronous'\nper_round = 3";
     // Of equals the first is slow: client 0, whose device is the slowest, which does not matter.
-    let rounds = |overlap, text| shown(&mut timeline(&population(&[9.0, 1.0, 2.0], &slow(overlap)), text, 6));
+    let rounds = |overlap, text: &str| shown(&mut timeline(&population(&[9.0, 1.0, 2.0], &slow(overlap)), text, 6));
     assert_eq!(
         rounds(true, text),
         [

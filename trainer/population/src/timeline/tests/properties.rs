@@ -69,7 +69,7 @@ fn drawn(seed: u64) -> (Arc<Population>, Mode, Selection) {
     (population, mode, if pick(2) == 0 { Selection::Uniform } else { Selection::RoundRobin })
 }
 
-const TIMELINES: u64 = 400;
+const TIMELINES: u64 = 300;
 const ROUNDS: u64 = 60;
 
 /// Runs `seed`'s timeline and checks each round; all rounds.
@@ -201,7 +201,7 @@ fn a_hundred_thousand_clients_take_little_memory() {
     let clients = 100_000;
     let labels: Vec<u8> = (0..60_000u32).map(|i| (i % 10) as u8).collect();
     let spec = Partition::Dirichlet { alpha: 0.5, over: Over::Classes, least: 1 };
-    let parts = partition(&spec, &labels, None, clients, Some(20), 1).unwrap();
+    let parts = partition(&spec, &labels, None, clients, Some(5), 1).unwrap();
     let holdings = Holdings::new(&parts, &labels).unwrap();
     assert!(holdings.bytes() < 10_000_000, "{}", holdings.bytes());
     let slow = Slow { classes: vec![5], count: 10_000, staleness: None, factor: Some(20.0), overlap: true };
