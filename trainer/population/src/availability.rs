@@ -38,7 +38,7 @@ pub enum Availability {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Leaving {
-    /// It is lost, as in `FedScale`.
+    /// It is lost. (`FedScale` does so too, but looks only at the moment at which the work would end.)
     #[default]
     Lost,
     /// It goes on when the client is back; its result then is that much more stale.

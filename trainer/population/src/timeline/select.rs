@@ -86,7 +86,8 @@ impl Chooser {
 fn uniform(mut stream: Stream, pool: Pool<'_>, want: usize, eligible: impl Fn(u32) -> bool) -> Vec<u32> {
     let mut chosen = Vec::new();
     let mut taken = BTreeSet::new();
-    let tries = if 2 * want > pool.len() { 0 } else { 16 * want + 64 };
+    // So many cost less than to look at every client.
+    let tries = if 2 * want > pool.len() { 0 } else { pool.len() / 2 };
     for _ in 0..tries {
         if chosen.len() == want {
             return chosen;
