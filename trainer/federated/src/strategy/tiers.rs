@@ -1,0 +1,96 @@
+//! FedAT: synchronous in a tier, asynchronous across tiers.
+//!
+//! Chai et al., "FedAT: A High-Performance and Communication-Efficient Federated Learning System with Asynchronous Tiers"
+//! (arXiv 2010.05958), the weighted aggregation across tiers: tier `m`'s model is the weighted mean of its clients' models, and the
+//! server's is the sum of `T_(M+1-m) / T` times tier `m`'s, where `T_m` counts the updates of tier `m`, the fastest first: slow
+//! tiers weigh as much as fast ones were updated.
+//!
+//! Where the paper leaves open what a tier counts that has never been updated: it is left out, and the others' weights are
+//! divided by their sum; where that is zero, they are equal (our definition). The paper's clients also have a proximal
+//! term: `mu`, none unless it is set.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AggregateError, Checked, Of, Strategy, arrived, base, finite};
+use crate::combine::{Combine, Weights};
+use crate::memory::{Memory, Tier};
+use crate::rule::{RuleError, check};
+use crate::update::{Local, Server, Update};
+
+/// The settings.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FedAt {
+    /// How many tiers there are.
+    pub tiers: u32,
+    /// Weight of the clients' proximal term.
+    pub mu: f64,
+}
+
+impl Default for FedAt {
+    fn default() -> Self {
+        Self { tiers: 5, mu: 0.0 }
+    }
+}
+
+impl Checked for FedAt {
+    fn check(&self, _: &Combine) -> Result<(), RuleError> {
+        check("fedat", "tiers", self.tiers.into(), (1..=1000).contains(&self.tiers), "there are 1 to 1000 tiers")?;
+        check("fedat", "mu", self.mu, self.mu >= 0.0 && self.mu.is_finite(), "a weight is not negative")
+    }
+}
+
+impl Strategy for Of<FedAt> {
+    fn local(&self) -> Local {
+        Local { proximal: self.rule.mu, ..Local::default() }
+    }
+
+    fn history(&self) -> bool {
+        true
+    }
+
+    fn aggregate(
+        &self,
+        memory: &mut Memory,
+        server: &Server<'_>,
+        updates: &[Update],
+    ) -> Result<Vec<f32>, AggregateError> {
+        if arrived(server, updates, &self.combine, Weights::Samples)?.is_none() {
+            return Ok(server.parameters.to_vec());
+        }
+        let last = self.rule.tiers - 1;
+        for tier in 0..=last {
+            let of_tier: Vec<Update> = updates.iter().filter(|update| update.tier.min(last) == tier).cloned().collect();
+            let Some(all) = arrived(server, &of_tier, &self.combine, Weights::Samples)? else {
+                continue;
+            };
+            // From where the server is now: what stands for a mean may measure lengths.
+            let step = all.changed(&self.combine, |update| {
+                let values = base(server, update)?.iter().zip(&update.delta).zip(server.parameters);
+                Ok(Some(values.map(|((old, delta), now)| old + delta - now).collect()))
+            })?;
+            let parameters = server.parameters.iter().zip(&step).map(|(now, step)| now + step).collect();
+            let updates = memory.tiers.get(&tier).map_or(0, |tier| tier.updates) + 1;
+            memory.tiers.insert(tier, Tier { updates, parameters });
+        }
+        let weights = weights(memory, self.rule.tiers);
+        let mut next = vec![0.0; server.parameters.len()];
+        for (weight, tier) in weights.iter().zip(memory.tiers.values()) {
+            for (next, value) in next.iter_mut().zip(&tier.parameters) {
+                *next += *weight as f32 * value;
+            }
+        }
+        finite(server, updates, next)
+    }
+}
+
+/// What each tier that was ever updated weighs, in their order.
+fn weights(memory: &Memory, tiers: u32) -> Vec<f64> {
+    let opposite = |tier: &u32| memory.tiers.get(&(tiers - 1 - tier)).map_or(0, |tier| tier.updates) as f64;
+    let counts: Vec<f64> = memory.tiers.keys().map(opposite).collect();
+    let total: f64 = counts.iter().sum();
+    if total == 0.0 {
+        return vec![1.0 / counts.len() as f64; counts.len()];
+    }
+    counts.iter().map(|count| count / total).collect()
+}
