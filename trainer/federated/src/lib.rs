@@ -18,11 +18,12 @@ pub mod inversion;
 mod memory;
 mod random;
 mod rule;
-mod strategy;
+pub mod strategy;
 mod update;
 
-pub use combine::{By, Combine, CombineError, Weights};
+pub use combine::{By, Combine, CombineError, Faulty, NearestNeighbours, Weights};
 pub use memory::{Memory, Tier};
 pub use rule::{Rule, RuleError};
+#[doc(inline)]
 pub use strategy::{AggregateError, Strategy, strategy};
 pub use update::{Local, Server, Start, Update};

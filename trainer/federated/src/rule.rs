@@ -3,9 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::inversion::Decisions;
+use crate::strategy::adaptive::{Fadas, FedAdagrad, FedAdam, FedYogi};
+use crate::strategy::asynchronous::{FedAsync, FedBuff, Port};
 use crate::strategy::average::{Direct, FedAvg, FedProx, FirstOrder, Weighted};
+use crate::strategy::nova::FedNova;
 use crate::strategy::prediction::WeightPrediction;
 use crate::strategy::tiers::FedAt;
+use crate::strategy::variates::{Ca2Fl, Scaffold};
 
 /// How the server makes its next version. In a file: a table with the key `rule`, the rule's name without capitals, and
 /// what the rule's settings are.
@@ -17,6 +21,28 @@ pub enum Rule {
     FedAvg(FedAvg),
     /// FedAvg of clients that are drawn back to where they started.
     FedProx(FedProx),
+    /// Clients correct their drift by control variates.
+    Scaffold(Scaffold),
+    /// Updates are divided by the steps that they took.
+    FedNova(FedNova),
+    /// Adam on the mean.
+    FedAdam(FedAdam),
+    /// Yogi on the mean.
+    FedYogi(FedYogi),
+    /// Adagrad on the mean.
+    FedAdagrad(FedAdagrad),
+    /// Each update is mixed in when it arrives.
+    FedAsync(FedAsync),
+    /// The mean of a buffer, discounted by staleness.
+    FedBuff(FedBuff),
+    /// AMSGrad on a buffer's mean, slower where updates are late.
+    Fadas(Fadas),
+    /// A buffer's mean, corrected by cached updates.
+    Ca2Fl(Ca2Fl),
+    /// Synchronous in a tier, asynchronous across.
+    FedAt(FedAt),
+    /// Updates weigh by their direction and freshness.
+    Port(Port),
     /// Stale updates as if they were fresh.
     Direct(Direct),
     /// Stale updates weigh less.
@@ -27,8 +53,6 @@ pub enum Rule {
     /// Clients start from where the server is expected to be when they come back.
     #[serde(rename = "weight-prediction")]
     WeightPrediction(WeightPrediction),
-    /// Synchronous in a tier, asynchronous across.
-    FedAt(FedAt),
     /// Stale updates are turned fresh by gradient inversion.
     Inversion(Decisions),
 }
@@ -65,11 +89,21 @@ impl Rule {
         match self {
             Self::FedAvg(_) => "fedavg",
             Self::FedProx(_) => "fedprox",
+            Self::Scaffold(_) => "scaffold",
+            Self::FedNova(_) => "fednova",
+            Self::FedAdam(_) => "fedadam",
+            Self::FedYogi(_) => "fedyogi",
+            Self::FedAdagrad(_) => "fedadagrad",
+            Self::FedAsync(_) => "fedasync",
+            Self::FedBuff(_) => "fedbuff",
+            Self::Fadas(_) => "fadas",
+            Self::Ca2Fl(_) => "ca2fl",
+            Self::FedAt(_) => "fedat",
+            Self::Port(_) => "port",
             Self::Direct(_) => "direct",
             Self::Weighted(_) => "weighted",
             Self::FirstOrder(_) => "first-order",
             Self::WeightPrediction(_) => "weight-prediction",
-            Self::FedAt(_) => "fedat",
             Self::Inversion(_) => "inversion",
         }
     }
@@ -79,11 +113,21 @@ impl Rule {
         vec![
             Self::FedAvg(FedAvg::default()),
             Self::FedProx(FedProx::default()),
+            Self::Scaffold(Scaffold::default()),
+            Self::FedNova(FedNova::default()),
+            Self::FedAdam(FedAdam::default()),
+            Self::FedYogi(FedYogi::default()),
+            Self::FedAdagrad(FedAdagrad::default()),
+            Self::FedAsync(FedAsync::default()),
+            Self::FedBuff(FedBuff::default()),
+            Self::Fadas(Fadas::default()),
+            Self::Ca2Fl(Ca2Fl::default()),
+            Self::FedAt(FedAt::default()),
+            Self::Port(Port::default()),
             Self::Direct(Direct::default()),
             Self::Weighted(Weighted::default()),
             Self::FirstOrder(FirstOrder::default()),
             Self::WeightPrediction(WeightPrediction::default()),
-            Self::FedAt(FedAt::default()),
             Self::Inversion(Decisions::default()),
         ]
     }

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 use swarmloom_kernels::norms;
 
-use crate::combine::{By, Combine, CombineError, Weights};
+use crate::combine::{Combine, CombineError, Weights};
 use crate::memory::Memory;
 use crate::rule::{Rule, RuleError};
 use crate::update::{Local, Server, Start, Update};
@@ -114,11 +114,21 @@ pub fn strategy(rule: &Rule, combine: &Combine) -> Result<Box<dyn Strategy>, Rul
     Ok(match rule.clone() {
         Rule::FedAvg(rule) => Box::new(Of::new(rule, combine)?),
         Rule::FedProx(rule) => Box::new(Of::new(rule, combine)?),
+        Rule::Scaffold(rule) => Box::new(Of::new(rule, combine)?),
+        Rule::FedNova(rule) => Box::new(Of::new(rule, combine)?),
+        Rule::FedAdam(rule) => Box::new(Of::new(rule, combine)?),
+        Rule::FedYogi(rule) => Box::new(Of::new(rule, combine)?),
+        Rule::FedAdagrad(rule) => Box::new(Of::new(rule, combine)?),
+        Rule::FedAsync(rule) => Box::new(Of::new(rule, combine)?),
+        Rule::FedBuff(rule) => Box::new(Of::new(rule, combine)?),
+        Rule::Fadas(rule) => Box::new(Of::new(rule, combine)?),
+        Rule::Ca2Fl(rule) => Box::new(Of::new(rule, combine)?),
+        Rule::FedAt(rule) => Box::new(Of::new(rule, combine)?),
+        Rule::Port(rule) => Box::new(Of::new(rule, combine)?),
         Rule::Direct(rule) => Box::new(Of::new(rule, combine)?),
         Rule::Weighted(rule) => Box::new(Of::new(rule, combine)?),
         Rule::FirstOrder(rule) => Box::new(Of::new(rule, combine)?),
         Rule::WeightPrediction(rule) => Box::new(Of::new(rule, combine)?),
-        Rule::FedAt(rule) => Box::new(Of::new(rule, combine)?),
         Rule::Inversion(rule) => Box::new(Of::new(rule, combine)?),
     })
 }
@@ -139,6 +149,9 @@ pub(crate) trait Checked: Sized {
 impl<R: Checked> Of<R> {
     pub(crate) fn new(rule: R, combine: Combine) -> Result<Self, RuleError> {
         rule.check(&combine)?;
+        if let Some((what, found, allowed)) = combine.fault() {
+            return Err(RuleError::Value { rule: combine.name(), what, found, allowed });
+        }
         Ok(Self { rule, combine })
     }
 }
@@ -165,16 +178,27 @@ pub(crate) fn arrived<'a>(
 }
 
 impl Arrived<'_> {
+    /// The deltas' combination.
+    pub(crate) fn mean(&self, combine: &Combine, centre: &mut Vec<f32>) -> Result<Vec<f32>, AggregateError> {
+        self.combined(combine, centre, &vec![1.0; self.updates.len()])
+    }
+
     /// The deltas' combination, each times its scale.
-    pub(crate) fn combined(&self, combine: &Combine, scales: &[f64]) -> Result<Vec<f32>, AggregateError> {
+    pub(crate) fn combined(
+        &self,
+        combine: &Combine,
+        centre: &mut Vec<f32>,
+        scales: &[f64],
+    ) -> Result<Vec<f32>, AggregateError> {
         let vectors: Vec<&[f32]> = self.updates.iter().map(|update| update.delta.as_slice()).collect();
-        Ok(combine.run(&vectors, &self.weights, scales)?)
+        Ok(combine.run(centre, &vectors, &self.weights, scales)?)
     }
 
     /// The combination of what `change` makes of the deltas; `None` leaves one as it is.
     pub(crate) fn changed(
         &self,
         combine: &Combine,
+        centre: &mut Vec<f32>,
         mut change: impl FnMut(&Update) -> Result<Option<Vec<f32>>, AggregateError>,
     ) -> Result<Vec<f32>, AggregateError> {
         let changed: Vec<Cow<'_, [f32]>> = self
@@ -183,7 +207,7 @@ impl Arrived<'_> {
             .map(|update| Ok(change(update)?.map_or(Cow::Borrowed(update.delta.as_slice()), Cow::Owned)))
             .collect::<Result<_, AggregateError>>()?;
         let vectors: Vec<&[f32]> = changed.iter().map(AsRef::as_ref).collect();
-        Ok(combine.run(&vectors, &self.weights, &vec![1.0; vectors.len()])?)
+        Ok(combine.run(centre, &vectors, &self.weights, &vec![1.0; vectors.len()])?)
     }
 }
 
@@ -216,7 +240,5 @@ pub(crate) fn base<'a>(server: &Server<'a>, update: &Update) -> Result<&'a [f32]
 
 /// For rules that take updates one by one.
 pub(crate) fn only_mean(rule: &'static str, combine: &Combine) -> Result<(), RuleError> {
-    match combine.by {
-        By::Mean => Ok(()),
-    }
+    if combine.individual() { Err(RuleError::Combine { rule, by: combine.name() }) } else { Ok(()) }
 }

@@ -85,8 +85,13 @@ impl Checked for FedAvg {
 }
 
 impl Strategy for Of<FedAvg> {
-    fn aggregate(&self, _: &mut Memory, server: &Server<'_>, updates: &[Update]) -> Result<Vec<f32>, AggregateError> {
-        average(server, updates, &self.combine, self.rule.rate)
+    fn aggregate(
+        &self,
+        memory: &mut Memory,
+        server: &Server<'_>,
+        updates: &[Update],
+    ) -> Result<Vec<f32>, AggregateError> {
+        average(memory, server, updates, &self.combine, self.rule.rate)
     }
 }
 
@@ -101,8 +106,13 @@ impl Strategy for Of<FedProx> {
         Local { proximal: self.rule.mu, ..Local::default() }
     }
 
-    fn aggregate(&self, _: &mut Memory, server: &Server<'_>, updates: &[Update]) -> Result<Vec<f32>, AggregateError> {
-        average(server, updates, &self.combine, 1.0)
+    fn aggregate(
+        &self,
+        memory: &mut Memory,
+        server: &Server<'_>,
+        updates: &[Update],
+    ) -> Result<Vec<f32>, AggregateError> {
+        average(memory, server, updates, &self.combine, 1.0)
     }
 }
 
@@ -113,8 +123,13 @@ impl Checked for Direct {
 }
 
 impl Strategy for Of<Direct> {
-    fn aggregate(&self, _: &mut Memory, server: &Server<'_>, updates: &[Update]) -> Result<Vec<f32>, AggregateError> {
-        average(server, updates, &self.combine, 1.0)
+    fn aggregate(
+        &self,
+        memory: &mut Memory,
+        server: &Server<'_>,
+        updates: &[Update],
+    ) -> Result<Vec<f32>, AggregateError> {
+        average(memory, server, updates, &self.combine, 1.0)
     }
 }
 
@@ -126,7 +141,12 @@ impl Checked for Weighted {
 }
 
 impl Strategy for Of<Weighted> {
-    fn aggregate(&self, _: &mut Memory, server: &Server<'_>, updates: &[Update]) -> Result<Vec<f32>, AggregateError> {
+    fn aggregate(
+        &self,
+        memory: &mut Memory,
+        server: &Server<'_>,
+        updates: &[Update],
+    ) -> Result<Vec<f32>, AggregateError> {
         let Some(mut all) = arrived(server, updates, &self.combine, Weights::Samples)? else {
             return Ok(server.parameters.to_vec());
         };
@@ -135,7 +155,7 @@ impl Strategy for Of<Weighted> {
         if self.rule.normalise {
             normalise(&mut all, &mut scales);
         }
-        moved(server, updates, 1.0, &all.combined(&self.combine, &scales)?)
+        moved(server, updates, 1.0, &all.combined(&self.combine, &mut memory.centre, &scales)?)
     }
 }
 
@@ -159,12 +179,17 @@ impl Strategy for Of<FirstOrder> {
         true
     }
 
-    fn aggregate(&self, _: &mut Memory, server: &Server<'_>, updates: &[Update]) -> Result<Vec<f32>, AggregateError> {
+    fn aggregate(
+        &self,
+        memory: &mut Memory,
+        server: &Server<'_>,
+        updates: &[Update],
+    ) -> Result<Vec<f32>, AggregateError> {
         let Some(all) = arrived(server, updates, &self.combine, Weights::Samples)? else {
             return Ok(server.parameters.to_vec());
         };
         let lambda = self.rule.lambda as f32;
-        let step = all.changed(&self.combine, |update| {
+        let step = all.changed(&self.combine, &mut memory.centre, |update| {
             if server.staleness(update) == 0 {
                 return Ok(None);
             }
@@ -181,8 +206,13 @@ impl Strategy for Of<Decisions> {
         true
     }
 
-    fn aggregate(&self, _: &mut Memory, server: &Server<'_>, updates: &[Update]) -> Result<Vec<f32>, AggregateError> {
-        average(server, updates, &self.combine, 1.0)
+    fn aggregate(
+        &self,
+        memory: &mut Memory,
+        server: &Server<'_>,
+        updates: &[Update],
+    ) -> Result<Vec<f32>, AggregateError> {
+        average(memory, server, updates, &self.combine, 1.0)
     }
 }
 
@@ -190,5 +220,5 @@ fn average(server: &Server<'_>, updates: &[Update], combine: &Combine, rate: f64
     let Some(all) = arrived(server, updates, combine, Weights::Samples)? else {
         return Ok(server.parameters.to_vec());
     };
-    moved(server, updates, rate, &all.combined(combine, &vec![1.0; updates.len()])?)
+    moved(server, updates, rate, &all.mean(combine, &mut memory.centre)?)
 }

@@ -1,7 +1,9 @@
 //! One aggregation of each rule, by hand.
 
 mod average;
+mod others;
 
+use super::asynchronous::{Discount, FedAsync};
 use super::*;
 
 /// An update of client 0 and version 0 with one sample and one step.
@@ -55,7 +57,8 @@ fn every_rule_without_updates_stays_where_it_is_and_refuses_other_lengths() {
             assert_eq!(memory, Memory::default());
             let error = strategy.aggregate(&mut memory, server, &[update(&[1.0])]).expect_err("a wrong length");
             assert_eq!(error, AggregateError::Length { client: 0, found: 1, wanted: 2 });
-            let error = strategy.aggregate(&mut memory, server, &[update(&[f32::NAN, 1.0])]).expect_err("no number");
+            let wrong = Update { control: Some(vec![0.0; 2]), ..update(&[f32::NAN, 1.0]) };
+            let error = strategy.aggregate(&mut memory, server, &[wrong]).expect_err("no number");
             assert_eq!(error, AggregateError::NotFinite { version: 1, client: Some(0) }, "{rule:?}");
         });
     }
