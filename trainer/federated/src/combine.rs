@@ -13,6 +13,9 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use swarmloom_kernels::robust::weighted_mean;
 
+use crate::privacy::Noise;
+use crate::secagg::{self, SecAggError};
+
 /// How a rule's mean is taken.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -38,12 +41,12 @@ pub enum By {
     #[default]
     Mean,
     /// The vector whose `n - f - 2` nearest others are nearest, by the sum of squared distances: Blanchard et al.,
-    /// "Machine Learning with Adversaries" (arXiv 1703.02757), section 4. For `n > 2f + 2`.
+    /// "Machine Learning with Adversaries" (arXiv 1703.02757). For `n > 2f + 2`.
     Krum {
         /// Faulty vectors.
         f: Faulty,
     },
-    /// The mean of the best vectors by Krum's score: section 6 there.
+    /// The mean of the best vectors by Krum's score, from the same paper.
     MultiKrum {
         /// Faulty vectors.
         f: Faulty,
@@ -53,7 +56,7 @@ pub enum By {
     },
     /// Krum's choice is taken out `n - 2f` times; of those, in each coordinate, the mean of the `n - 4f` values nearest to
     /// the median: El Mhamdi, Guerraoui and Rouault, "The Hidden Vulnerability of Distributed Learning in Byzantium"
-    /// (2018), section 4. For `n >= 4f + 3`.
+    /// (2018). For `n >= 4f + 3`.
     Bulyan {
         /// Faulty vectors.
         f: Faulty,
@@ -77,7 +80,7 @@ pub enum By {
         smoothing: f64,
     },
     /// `v + mean of (x_i - v) min(1, radius / |x_i - v|)`, from the last aggregation's result on: Karimireddy, He and Jaggi,
-    /// "Learning from History for Byzantine Robust Optimization" (arXiv 2012.10333), equation 3 in section 5.
+    /// "Learning from History for Byzantine Robust Optimization" (arXiv 2012.10333).
     CentredClipping {
         /// The radius; without it, the median of the distances (our definition: updates shrink as training goes on).
         #[serde(default)]
@@ -101,7 +104,7 @@ fn once() -> u32 {
 }
 
 /// Every vector becomes the mean of the `n - f` vectors nearest to it, itself included: Allouah et al., "Fixing by Mixing"
-/// (arXiv 2302.01772), algorithm 2. What comes after sees vectors that are less unlike.
+/// (arXiv 2302.01772). What comes after sees vectors that are less unlike.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NearestNeighbours {
@@ -141,6 +144,17 @@ pub enum Weights {
     Uniform,
 }
 
+/// What is kept from one combination to the next.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct State {
+    /// `[parameters]`: where centred clipping begins.
+    pub centre: Vec<f32>,
+    /// What the next combination gets: see [`Protection::protect`](crate::privacy::Protection::protect).
+    pub noise: Option<Noise>,
+    /// Lets the next mean be a secure sum: see [`secagg::Settings::prepare`].
+    pub secure: Option<secagg::Secure>,
+}
+
 /// Why there is no combination.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -156,6 +170,15 @@ pub enum CombineError {
         faulty: usize,
         /// How many there should be.
         wanted: usize,
+    },
+    /// A secure sum failed.
+    #[error(transparent)]
+    Secure(#[from] SecAggError),
+    /// A secure sum is no choice.
+    #[error("{by} compares single updates, and secure aggregation tells only their sum")]
+    Hidden {
+        /// What was to be computed.
+        by: &'static str,
     },
 }
 
@@ -230,12 +253,29 @@ impl Combine {
     }
 
     /// The sum of `weights[i] * scales[i] * vectors[i]`, or what stands for it: of the vectors `scales[i] * vectors[i]`.
-    /// There is at least one vector, and all have one length. `centre` is where centred clipping begins and ends;
-    /// nothing else uses it.
+    /// There is at least one vector, and all have one length. Noise that the state holds is added, once.
     ///
     /// # Errors
     /// [`CombineError`] where there are too few for what is asked.
     pub fn run(
+        &self,
+        state: &mut State,
+        vectors: &[&[f32]],
+        weights: &[f64],
+        scales: &[f64],
+    ) -> Result<Vec<f32>, CombineError> {
+        let mut out = match state.secure.take() {
+            Some(_) if self.individual() => return Err(CombineError::Hidden { by: self.name() }),
+            Some(secure) => secure.sum(vectors, &products(weights, scales))?,
+            None => self.of(&mut state.centre, vectors, weights, scales)?,
+        };
+        if let Some(noise) = state.noise.take() {
+            noise.add(&mut out);
+        }
+        Ok(out)
+    }
+
+    fn of(
         &self,
         centre: &mut Vec<f32>,
         vectors: &[&[f32]],
@@ -243,10 +283,7 @@ impl Combine {
         scales: &[f64],
     ) -> Result<Vec<f32>, CombineError> {
         if !self.individual() {
-            return Ok(sum(
-                vectors,
-                &weights.iter().zip(scales).map(|(weight, scale)| weight * scale).collect::<Vec<_>>(),
-            ));
+            return Ok(sum(vectors, &products(weights, scales)));
         }
         let scaled: Vec<Cow<'_, [f32]>> =
             vectors.iter().zip(scales).map(|(vector, scale)| times(vector, *scale)).collect();
@@ -274,6 +311,10 @@ impl Combine {
             }
         }
     }
+}
+
+fn products(weights: &[f64], scales: &[f64]) -> Vec<f64> {
+    weights.iter().zip(scales).map(|(weight, scale)| weight * scale).collect()
 }
 
 /// The weighted sum, in the order of the vectors.

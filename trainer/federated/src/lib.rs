@@ -13,11 +13,17 @@
 //! - Sums are taken in the order of the updates; the same inputs give the same bits.
 //! - Each formula names its source where it is computed, or says that it is our definition.
 
+pub mod attack;
 pub mod combine;
+pub mod compatible;
+pub mod compress;
 pub mod inversion;
 mod memory;
+mod normal;
+pub mod privacy;
 mod random;
 mod rule;
+pub mod secagg;
 pub mod strategy;
 mod update;
 

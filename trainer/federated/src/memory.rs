@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::inversion;
+use crate::{combine, inversion, privacy};
 
 /// All that strategies keep, as plain data. What a rule does not use stays empty. Equal inputs give equal bytes: maps are
 /// ordered.
@@ -28,8 +28,10 @@ pub struct Memory {
     pub staleness: BTreeMap<u32, u64>,
     /// The models of the tiers (FedAT).
     pub tiers: BTreeMap<u32, Tier>,
-    /// `[parameters]`: where centred clipping begins.
-    pub centre: Vec<f32>,
+    /// What means begin with and what is added to them.
+    pub combine: combine::State,
+    /// The adaptive bound of central privacy.
+    pub privacy: privacy::State,
     /// What the inversion of stale updates has measured.
     pub inversion: inversion::State,
 }

@@ -1,18 +1,23 @@
 //! What every rule does, and what all of them have in common.
 
+pub mod adaptive;
+pub mod asynchronous;
 pub mod average;
+pub mod nova;
 pub mod prediction;
 #[cfg(test)]
 mod tests;
 pub mod tiers;
+pub mod variates;
 
 use std::borrow::Cow;
 
 use swarmloom_kernels::norms;
 
-use crate::combine::{Combine, CombineError, Weights};
+use crate::combine::{self, Combine, CombineError, Weights};
 use crate::memory::Memory;
 use crate::rule::{Rule, RuleError};
+use crate::secagg::SecAggError;
 use crate::update::{Local, Server, Start, Update};
 
 /// A rule together with the mean that it takes.
@@ -179,26 +184,26 @@ pub(crate) fn arrived<'a>(
 
 impl Arrived<'_> {
     /// The deltas' combination.
-    pub(crate) fn mean(&self, combine: &Combine, centre: &mut Vec<f32>) -> Result<Vec<f32>, AggregateError> {
-        self.combined(combine, centre, &vec![1.0; self.updates.len()])
+    pub(crate) fn mean(&self, combine: &Combine, state: &mut combine::State) -> Result<Vec<f32>, AggregateError> {
+        self.combined(combine, state, &vec![1.0; self.updates.len()])
     }
 
     /// The deltas' combination, each times its scale.
     pub(crate) fn combined(
         &self,
         combine: &Combine,
-        centre: &mut Vec<f32>,
+        state: &mut combine::State,
         scales: &[f64],
     ) -> Result<Vec<f32>, AggregateError> {
         let vectors: Vec<&[f32]> = self.updates.iter().map(|update| update.delta.as_slice()).collect();
-        Ok(combine.run(centre, &vectors, &self.weights, scales)?)
+        self.run(combine, state, &vectors, scales)
     }
 
     /// The combination of what `change` makes of the deltas; `None` leaves one as it is.
     pub(crate) fn changed(
         &self,
         combine: &Combine,
-        centre: &mut Vec<f32>,
+        state: &mut combine::State,
         mut change: impl FnMut(&Update) -> Result<Option<Vec<f32>>, AggregateError>,
     ) -> Result<Vec<f32>, AggregateError> {
         let changed: Vec<Cow<'_, [f32]>> = self
@@ -207,7 +212,23 @@ impl Arrived<'_> {
             .map(|update| Ok(change(update)?.map_or(Cow::Borrowed(update.delta.as_slice()), Cow::Owned)))
             .collect::<Result<_, AggregateError>>()?;
         let vectors: Vec<&[f32]> = changed.iter().map(AsRef::as_ref).collect();
-        Ok(combine.run(centre, &vectors, &self.weights, &vec![1.0; vectors.len()])?)
+        self.run(combine, state, &vectors, &vec![1.0; vectors.len()])
+    }
+
+    fn run(
+        &self,
+        combine: &Combine,
+        state: &mut combine::State,
+        vectors: &[&[f32]],
+        scales: &[f64],
+    ) -> Result<Vec<f32>, AggregateError> {
+        combine.run(state, vectors, &self.weights, scales).map_err(|mut error| {
+            // A secure sum knows clients by their places.
+            if let CombineError::Secure(SecAggError::Saturated { client, .. }) = &mut error {
+                *client = self.updates.get(*client as usize).map_or(*client, |update| update.client);
+            }
+            error.into()
+        })
     }
 }
 

@@ -51,7 +51,7 @@ pub struct FedAdagrad {
     pub tau: f64,
 }
 
-/// Wang et al., "FADAS: Towards Federated Adaptive Asynchronous Optimization" (arXiv 2407.18365), algorithm 2: AMSGrad on a
+/// Wang et al., "FADAS: Towards Federated Adaptive Asynchronous Optimization" (arXiv 2407.18365): AMSGrad on a
 /// buffer's mean. `m` and `v` as in [`FedAdam`] but from zero, `w = max(w, v)`, `x + rate m / (sqrt(w) + eps)`.
 ///
 /// Where the buffer's largest staleness is above `threshold`, the rate is smaller. The paper has `min(rate, 1 / staleness)`,
@@ -185,7 +185,7 @@ fn step(
     let Some(all) = arrived(server, updates, combine, Weights::Samples)? else {
         return Ok(server.parameters.to_vec());
     };
-    let mut gradient = all.mean(combine, &mut memory.centre)?;
+    let mut gradient = all.mean(combine, &mut memory.combine)?;
     gradient.iter_mut().for_each(|value| *value = -*value);
     memory.steps += 1;
     memory.first.resize(gradient.len(), 0.0);
@@ -207,7 +207,7 @@ impl Strategy for Of<Fadas> {
             return Ok(server.parameters.to_vec());
         };
         let Fadas { rate, beta1, beta2, eps, threshold } = self.rule;
-        let mean = all.mean(&self.combine, &mut memory.centre)?;
+        let mean = all.mean(&self.combine, &mut memory.combine)?;
         let staleness = updates.iter().map(|update| server.staleness(update)).max().unwrap_or(0);
         let late = threshold.is_some_and(|threshold| staleness > u64::from(threshold));
         let rate = if late { rate / staleness as f64 } else { rate } as f32;

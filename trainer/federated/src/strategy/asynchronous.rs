@@ -10,7 +10,7 @@ use crate::rule::{RuleError, check};
 use crate::update::{Local, Server, Update};
 
 /// Each update is mixed in when it arrives: `x = (1 - a) x + a (x_base + delta)` with `a = alpha s(staleness)`. Xie, Koyejo and
-/// Gupta, "Asynchronous Federated Optimization" (arXiv 1903.03934), algorithm 1 and section 5.2. Several updates of one
+/// Gupta, "Asynchronous Federated Optimization" (arXiv 1903.03934), algorithm 1. Several updates of one
 /// aggregation are mixed in one after the other, each with the staleness that it had at its arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -78,7 +78,7 @@ impl Discount {
 }
 
 /// The mean of a buffer, each update discounted: `x + rate / K * sum of (1 + staleness)^-exponent delta_i`. Nguyen et al.,
-/// "Federated Learning with Buffered Asynchronous Aggregation" (arXiv 2106.06639), algorithm 1 and section 5.1.
+/// "Federated Learning with Buffered Asynchronous Aggregation" (arXiv 2106.06639), algorithm 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FedBuff {
@@ -162,13 +162,18 @@ impl Checked for FedBuff {
 }
 
 impl Strategy for Of<FedBuff> {
-    fn aggregate(&self, memory: &mut Memory, server: &Server<'_>, updates: &[Update]) -> Result<Vec<f32>, AggregateError> {
+    fn aggregate(
+        &self,
+        memory: &mut Memory,
+        server: &Server<'_>,
+        updates: &[Update],
+    ) -> Result<Vec<f32>, AggregateError> {
         let Some(all) = arrived(server, updates, &self.combine, Weights::Uniform)? else {
             return Ok(server.parameters.to_vec());
         };
         let discount = Discount::Polynomial { a: self.rule.exponent };
         let scales: Vec<f64> = updates.iter().map(|update| discount.of(server.staleness(update))).collect();
-        moved(server, updates, self.rule.rate, &all.combined(&self.combine, &mut memory.centre, &scales)?)
+        moved(server, updates, self.rule.rate, &all.combined(&self.combine, &mut memory.combine, &scales)?)
     }
 }
 
@@ -187,7 +192,12 @@ impl Strategy for Of<Port> {
         true
     }
 
-    fn aggregate(&self, memory: &mut Memory, server: &Server<'_>, updates: &[Update]) -> Result<Vec<f32>, AggregateError> {
+    fn aggregate(
+        &self,
+        memory: &mut Memory,
+        server: &Server<'_>,
+        updates: &[Update],
+    ) -> Result<Vec<f32>, AggregateError> {
         let Some(mut all) = arrived(server, updates, &self.combine, Weights::Samples)? else {
             return Ok(server.parameters.to_vec());
         };
@@ -199,7 +209,7 @@ impl Strategy for Of<Port> {
         }
         let total: f64 = all.weights.iter().sum();
         all.weights.iter_mut().for_each(|weight| *weight /= total);
-        moved(server, updates, 1.0, &all.mean(&self.combine, &mut memory.centre)?)
+        moved(server, updates, 1.0, &all.mean(&self.combine, &mut memory.combine)?)
     }
 }
 

@@ -155,7 +155,7 @@ impl Strategy for Of<Weighted> {
         if self.rule.normalise {
             normalise(&mut all, &mut scales);
         }
-        moved(server, updates, 1.0, &all.combined(&self.combine, &mut memory.centre, &scales)?)
+        moved(server, updates, 1.0, &all.combined(&self.combine, &mut memory.combine, &scales)?)
     }
 }
 
@@ -189,7 +189,7 @@ impl Strategy for Of<FirstOrder> {
             return Ok(server.parameters.to_vec());
         };
         let lambda = self.rule.lambda as f32;
-        let step = all.changed(&self.combine, &mut memory.centre, |update| {
+        let step = all.changed(&self.combine, &mut memory.combine, |update| {
             if server.staleness(update) == 0 {
                 return Ok(None);
             }
@@ -216,9 +216,15 @@ impl Strategy for Of<Decisions> {
     }
 }
 
-fn average(server: &Server<'_>, updates: &[Update], combine: &Combine, rate: f64) -> Result<Vec<f32>, AggregateError> {
+fn average(
+    memory: &mut Memory,
+    server: &Server<'_>,
+    updates: &[Update],
+    combine: &Combine,
+    rate: f64,
+) -> Result<Vec<f32>, AggregateError> {
     let Some(all) = arrived(server, updates, combine, Weights::Samples)? else {
         return Ok(server.parameters.to_vec());
     };
-    moved(server, updates, rate, &all.mean(combine, &mut memory.centre)?)
+    moved(server, updates, rate, &all.mean(combine, &mut memory.combine)?)
 }

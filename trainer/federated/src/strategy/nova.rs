@@ -1,7 +1,7 @@
 //! FedNova: clients that took more steps do not count for more.
 //!
 //! Wang, Liu, Liang, Joshi and Poor, "Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization"
-//! (arXiv 2007.07481), section 4: with `a_i` the sum of what the local solver gives each of its gradients, the server adds
+//! (arXiv 2007.07481): with `a_i` the sum of what the local solver gives each of its gradients, the server adds
 //! `(sum of p_i a_i) * sum of p_i delta_i / a_i`. For plain gradient descent `a_i` is the number of steps; with momentum `m`
 //! it is `(steps - m (1 - m^steps) / (1 - m)) / (1 - m)`.
 
@@ -36,7 +36,12 @@ impl Checked for FedNova {
 }
 
 impl Strategy for Of<FedNova> {
-    fn aggregate(&self, memory: &mut Memory, server: &Server<'_>, updates: &[Update]) -> Result<Vec<f32>, AggregateError> {
+    fn aggregate(
+        &self,
+        memory: &mut Memory,
+        server: &Server<'_>,
+        updates: &[Update],
+    ) -> Result<Vec<f32>, AggregateError> {
         let Some(all) = arrived(server, updates, &self.combine, Weights::Samples)? else {
             return Ok(server.parameters.to_vec());
         };
@@ -45,6 +50,6 @@ impl Strategy for Of<FedNova> {
         // Who took no step has nothing to be divided.
         let inverse = |gradients: &f64| if *gradients > 0.0 { 1.0 / gradients } else { 0.0 };
         let scales: Vec<f64> = gradients.iter().map(inverse).collect();
-        moved(server, updates, effective, &all.combined(&self.combine, &mut memory.centre, &scales)?)
+        moved(server, updates, effective, &all.combined(&self.combine, &mut memory.combine, &scales)?)
     }
 }

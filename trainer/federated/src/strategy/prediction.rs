@@ -61,7 +61,7 @@ impl Strategy for Of<WeightPrediction> {
         let Some(all) = arrived(server, updates, &self.combine, Weights::Samples)? else {
             return Ok(server.parameters.to_vec());
         };
-        let step = all.mean(&self.combine, &mut memory.centre)?;
+        let step = all.mean(&self.combine, &mut memory.combine)?;
         let next = moved(server, updates, 1.0, &step)?;
         memory.steps += 1;
         memory.first.resize(step.len(), 0.0);

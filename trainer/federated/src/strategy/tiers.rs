@@ -65,7 +65,7 @@ impl Strategy for Of<FedAt> {
                 continue;
             };
             // From where the server is now: what stands for a mean may measure lengths.
-            let step = all.changed(&self.combine, &mut memory.centre, |update| {
+            let step = all.changed(&self.combine, &mut memory.combine, |update| {
                 let values = base(server, update)?.iter().zip(&update.delta).zip(server.parameters);
                 Ok(Some(values.map(|((old, delta), now)| old + delta - now).collect()))
             })?;

@@ -30,8 +30,8 @@ impl Default for Scaffold {
 }
 
 /// The server caches every client's last update, and corrects a buffer's mean by what the others would have sent: Wang et
-/// al., "Tackling the Data Heterogeneity in Asynchronous Federated Learning with Cached Update Calibration" (ICLR 2024),
-/// algorithm 2. With `h_i` the cached update of client `i` (zero before its first) and `h` their mean over all clients:
+/// al., "Tackling the Data Heterogeneity in Asynchronous Federated Learning with Cached Update Calibration" (ICLR 2024).
+/// With `h_i` the cached update of client `i` (zero before its first) and `h` their mean over all clients:
 /// `x + rate (h + mean of (delta_i - h_i))`; then `h_i = delta_i`.
 ///
 /// The memory holds `[clients that took part, parameters]`.
@@ -102,7 +102,7 @@ impl Strategy for Of<Scaffold> {
             return Ok(server.parameters.to_vec());
         };
         let length = server.parameters.len();
-        let next = moved(server, updates, self.rule.rate, &all.mean(&self.combine, &mut memory.centre)?)?;
+        let next = moved(server, updates, self.rule.rate, &all.mean(&self.combine, &mut memory.combine)?)?;
         let part = 1.0 / server.clients.max(1) as f32;
         memory.common.resize(length, 0.0);
         for update in updates {
@@ -136,7 +136,7 @@ impl Strategy for Of<Ca2Fl> {
             return Ok(server.parameters.to_vec());
         };
         let length = server.parameters.len();
-        let mut step = all.changed(&self.combine, &mut memory.centre, |update| {
+        let mut step = all.changed(&self.combine, &mut memory.combine, |update| {
             let cached = memory.of_client.get(&update.client).and_then(|cached| some(cached, length));
             Ok(cached.map(|cached| update.delta.iter().zip(cached).map(|(delta, cached)| delta - cached).collect()))
         })?;
