@@ -125,34 +125,39 @@ mod tests {
         orders().map(of_order).fold(f64::INFINITY, f64::min)
     }
 
-    /// Google's `dp_accounting` 0.6.0 (`rdp_privacy_accountant._compute_rdp_poisson_subsampled_gaussian`).
+    /// For whole orders, Google's `dp_accounting` 0.6.0 (`rdp_privacy_accountant`). For others it adds up absolute values, which
+    /// is a little too much (0.1 with 2.0 and order 3.3: 0.0048546); there, the integral by mpmath with 30 digits.
     #[test]
-    fn divergences_are_those_of_dp_accounting() {
+    fn divergences_are_those_of_dp_accounting_and_of_the_integral() {
         for (q, z, order, wanted) in [
-            (0.01, 1.0, 1.5, 0.00013236850293993048),
+            (0.01, 1.0, 1.5, 0.00012725374332745),
             (0.01, 1.0, 2.0, 0.00017181342207455162),
-            (0.1, 2.0, 3.3, 0.004854558618896988),
+            (0.1, 2.0, 3.3, 0.00485236839756684),
             (0.1, 2.0, 10.0, 0.01862425425819887),
             (0.5, 0.8, 40.0, 30.539079814810304),
             (1.0, 2.0, 5.5, 0.6875),
             (0.001, 4.0, 64.0, 2.072290466294457e-6),
-            (0.2, 1.0, 2.5, 0.09762288248357355),
+            (0.2, 1.0, 2.5, 0.0963279878790176),
+            (0.02, 0.5, 2.2, 0.0325628704255234),
+            // The series does not end soon, and the order is left out.
+            (0.5, 0.8, 1.1, f64::INFINITY),
         ] {
             let found = divergence(z, q, order);
-            assert!((found / wanted - 1.0).abs() < 1e-8, "{q} {z} {order}: {found} {wanted}");
+            assert!(found == wanted || (found / wanted - 1.0).abs() < 1e-8, "{q} {z} {order}: {found} {wanted}");
         }
     }
 
-    /// The same program's `RdpAccountant` with the same orders.
+    /// The same program's `RdpAccountant` with the same orders where the best one is whole; else by mpmath, of which that
+    /// program's are up to 4 in 10,000 above.
     #[test]
-    fn epsilons_are_those_of_dp_accounting() {
+    fn epsilons_are_those_of_dp_accounting_and_of_the_integral() {
         for (z, q, steps, delta, wanted) in [
-            (1.1, 256.0 / 60_000.0, 14_062, 1e-5, 2.5965558697943036),
+            (1.1, 256.0 / 60_000.0, 14_062, 1e-5, 2.5965558689532977),
             (4.0, 0.01, 10_000, 1e-5, 1.0354900660362436),
             (1.0, 1.0, 1, 1e-5, 4.728507067217623),
-            (2.0, 0.1, 300, 1e-5, 4.5643015637536575),
-            (0.5, 0.02, 100, 1e-6, 13.511472732774001),
-            (1.0, 0.01, 1000, 1e-5, 2.101366525420273),
+            (2.0, 0.1, 300, 1e-5, 4.56428414024866),
+            (0.5, 0.02, 100, 1e-6, 13.506028903648696),
+            (1.0, 0.01, 1000, 1e-5, 2.1013652716483953),
             (10.0, 0.1, 10, 1e-5, 0.11758912636535385),
             (1.0, 0.001, 10, 1e-5, 0.6112527965868698),
         ] {

@@ -191,7 +191,8 @@ mod tests {
     #[test]
     fn more_clients_need_hardly_more_neighbours() {
         let found = [100, 1000, 10_000].map(|clients| degree(clients, 0.1, 0.2).expect("a degree").neighbours);
-        assert!(found[0] <= 99 && found[1] > found[0] && found[2] - found[1] < 20, "{found:?}");
+        // Ten times as many clients need about 20 more.
+        assert!(found[0] < 60 && found[1] - found[0] < 40 && found[2] - found[1] < 25, "{found:?}");
         // Few are all neighbours.
         assert_eq!(degree(8, 0.1, 0.2), Ok(Degree { neighbours: 7, threshold: 3 }));
         assert!(degree(100, 0.4, 0.2).is_err() && degree(100, -0.1, 0.0).is_err());
