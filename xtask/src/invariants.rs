@@ -16,7 +16,7 @@ struct Room {
     never: &'static [&'static str],
 }
 
-const ROOMS: [Room; 10] = [
+const ROOMS: [Room; 11] = [
     Room { package: "swarmloom-kernels", knows: &[], never: &["tch", "tokio", "libp2p"] },
     Room { package: "swarmloom-gpu", knows: &["swarmloom-kernels"], never: &["tch", "tokio", "libp2p"] },
     Room {
@@ -34,6 +34,7 @@ const ROOMS: [Room; 10] = [
         knows: &[],
         never: &["tokio", "libp2p", "tch", "chrono", "time", "web-time", "swarmloom-tasks"],
     },
+    Room { package: "swarmloom-datasets", knows: &[], never: &["tch", "tokio", "libp2p"] },
     Room { package: "swarmloom-tasks", knows: &[], never: &["tch", "tokio", "libp2p"] },
     Room {
         package: "swarmloom-trainer",
