@@ -58,6 +58,9 @@ pub(crate) enum Verb {
     /// The tasks that peers learn from: list, sample, score.
     #[command(subcommand)]
     Task(TaskVerb),
+    /// Data sets for federated learning: where to get each, whether its files are sound.
+    #[command(subcommand)]
+    Data(DataVerb),
     /// Plans of collectives: what each rank does, proved before it runs.
     #[command(subcommand)]
     Collective(CollectiveVerb),
@@ -279,6 +282,31 @@ pub(crate) enum TaskVerb {
         /// Whose rules.
         #[arg(long, value_enum, default_value = "exact")]
         mode: ModeArg,
+    },
+}
+
+/// `data …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataVerb {
+    /// Data sets by name, their licences, and what to type to have them.
+    #[command(after_help = "Example: swarmloom data list --under data")]
+    List {
+        /// The folder that data are kept in.
+        #[arg(long, value_name = "DIR", default_value = "data")]
+        under: PathBuf,
+    },
+    /// Reads the files of all data sets that are found, or of those that are named, and compares them with what was
+    /// published.
+    #[command(
+        after_help = "Examples:\n  swarmloom data check\n  swarmloom data check fashion-mnist --under data --json"
+    )]
+    Check {
+        /// Which data sets.
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// The folder that data are kept in.
+        #[arg(long, value_name = "DIR", default_value = "data")]
+        under: PathBuf,
     },
 }
 

@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod control;
 mod daemon;
+mod data;
 mod demo;
 mod doctor;
 mod events;
@@ -70,6 +71,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Verb::Identity(verb) => runs::identity(verb, cli.json),
         Verb::Demo(args) => block_on(demo::run(args, cli.json)),
         Verb::Task(verb) => tasks::run(verb, cli.json),
+        Verb::Data(verb) => data::run(verb, cli.json),
         Verb::Bench(verb) => bench::run(verb, cli.json),
         Verb::Collective(verb) => plans::run(verb, cli.json),
         Verb::Doctor => doctor::run(cli.json),

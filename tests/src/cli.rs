@@ -13,7 +13,7 @@ fn home() -> tempfile::TempDir {
 #[test]
 fn every_verb_has_help_with_an_example() {
     let home = home();
-    let verbs: [&[&str]; 17] = [
+    let verbs: [&[&str]; 19] = [
         &["run", "new"],
         &["invite"],
         &["join"],
@@ -27,6 +27,8 @@ fn every_verb_has_help_with_an_example() {
         &["task", "list"],
         &["task", "sample"],
         &["task", "score"],
+        &["data", "list"],
+        &["data", "check"],
         &["bench", "tasks"],
         &["bench", "rollouts"],
         &["doctor"],
@@ -45,7 +47,7 @@ fn wrong_usage_and_wrong_configuration_leave_with_two_and_name_what_is_wrong() {
     let run = home.path().join("run.toml");
     RunFile { training: "group_size = 1".into(), ..RunFile::small(1) }.write(&run, &[]);
     let run = run.display().to_string();
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["weave"], "weave"),
         (&["join", "/nowhere/run.toml"], "/nowhere/run.toml"),
         (&["join", &run], "training.group_size"),
@@ -54,6 +56,7 @@ fn wrong_usage_and_wrong_configuration_leave_with_two_and_name_what_is_wrong() {
         (&["task", "sample", "bf", "--config", "{\"difficulty\": 9}"], "difficulty"),
         (&["task", "sample", "bf", "--config", "difficulty"], "not JSON"),
         (&["join", "swarmloom:abc"], "invite"),
+        (&["data", "check", "imagenet"], "there is no data set \"imagenet\": there are digits, fashion-mnist"),
     ];
     for (arguments, named) in cases {
         let output = output(home.path(), arguments);
@@ -130,4 +133,29 @@ fn the_doctor_names_this_machine_and_says_what_to_type() {
             !problem["what"].as_str().expect("text").is_empty() && !problem["fix"].as_str().expect("text").is_empty()
         );
     }
+}
+
+#[test]
+fn data_sets_are_listed_with_what_to_type_and_checked_file_by_file() {
+    let home = home();
+    let under = home.path().join("data").display().to_string();
+    let listed = json(home.path(), &["data", "list", "--under", &under, "--json"]);
+    let sets = listed["sets"].as_array().expect("a list");
+    let mnist = sets.iter().find(|set| set["name"] == "mnist").expect("mnist");
+    assert_eq!((mnist["found"].as_bool(), mnist["sound"].is_null()), (Some(false), true));
+    assert!(mnist["fix"].as_str().expect("what to type").starts_with(&format!("mkdir -p {under} && cd {under} && ")));
+    let sound = json(home.path(), &["data", "check", "digits", "--under", &under, "--json"]);
+    assert_eq!((sound["sets"][0]["found"].as_bool(), sound["sets"][0]["sound"].as_bool()), (Some(true), Some(true)));
+    // A file that is cut short, beside three that are not there.
+    fs::create_dir_all(home.path().join("data/mnist")).expect("a folder");
+    let file = home.path().join("data/mnist/t10k-labels-idx1-ubyte");
+    fs::write(&file, [0, 0, 8, 1, 0, 0, 39, 16, 7]).expect("a file");
+    let checked = output(home.path(), &["data", "check", "mnist", "--under", &under, "--json"]);
+    assert_eq!(checked.status.code(), Some(1));
+    let document: Value = serde_json::from_slice(&checked.stdout).expect("JSON");
+    let set = &document["sets"][0];
+    assert_eq!((set["found"].as_bool(), set["sound"].as_bool()), (Some(true), Some(false)));
+    let problems = set["problems"].as_array().expect("a list");
+    assert!(problems.iter().any(|one| one.as_str().expect("text").starts_with(&format!("{}: ", file.display()))));
+    assert_eq!(problems.len(), 4);
 }

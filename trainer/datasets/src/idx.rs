@@ -5,17 +5,37 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::dataset::{Dataset, Split};
 use crate::error::{DatasetError, Place};
 use crate::input::{CHUNK, Input, Limits, too_large};
+use crate::source::name_of;
+
+/// IDX files to read, packed by gzip or not: a folder that holds them by MNIST's names, or all four.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Idx {
+    /// The folder.
+    pub dir: Option<PathBuf>,
+    /// Pictures: `[n, height, width]` or `[n, channels, height, width]`.
+    pub train_images: Option<PathBuf>,
+    /// Their labels: `[n]`.
+    pub train_labels: Option<PathBuf>,
+    /// As `train_images`.
+    pub test_images: Option<PathBuf>,
+    /// As `train_labels`.
+    pub test_labels: Option<PathBuf>,
+    /// How many classes there are; one more than the highest label when absent.
+    pub classes: Option<u16>,
+}
 
 /// The four files of one data set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Files {
-    pub(crate) train_images: PathBuf,
-    pub(crate) train_labels: PathBuf,
-    pub(crate) test_images: PathBuf,
-    pub(crate) test_labels: PathBuf,
+struct Files {
+    train_images: PathBuf,
+    train_labels: PathBuf,
+    test_images: PathBuf,
+    test_labels: PathBuf,
 }
 
 /// What the four files are called, without `-ubyte`'s variants and `.gz`.
@@ -24,7 +44,7 @@ const NAMES: [&str; 4] =
 
 impl Files {
     /// Those of MNIST's names in a folder, with or without `.gz`, with `.idx3` or `-idx3`.
-    pub(crate) fn within(dir: &Path) -> Result<Self, DatasetError> {
+    fn within(dir: &Path) -> Result<Self, DatasetError> {
         let [train_images, train_labels, test_images, test_labels] = NAMES.map(|name| find(dir, name));
         Ok(Self {
             train_images: train_images?,
@@ -50,8 +70,25 @@ fn find(dir: &Path, name: &str) -> Result<PathBuf, DatasetError> {
     }
 }
 
-/// Reads all four files. Classes are `classes`, or one more than the highest label.
-pub(crate) fn load(name: &str, files: &Files, classes: Option<usize>, limits: &Limits) -> Result<Split, DatasetError> {
+/// Reads all four files; `classes` has been checked.
+pub(crate) fn load(idx: &Idx, limits: &Limits) -> Result<Split, DatasetError> {
+    let named = [&idx.train_images, &idx.train_labels, &idx.test_images, &idx.test_labels].map(Clone::clone);
+    let (name, files) = match (&idx.dir, named) {
+        (Some(dir), [None, None, None, None]) => (name_of(dir), Files::within(dir)?),
+        (None, [Some(train_images), Some(train_labels), Some(test_images), Some(test_labels)]) => {
+            (name_of(&train_images), Files { train_images, train_labels, test_images, test_labels })
+        }
+        _ => {
+            let message =
+                "right is a folder as `dir`, or all of train_images, train_labels, test_images and test_labels";
+            return Err(DatasetError::Field { field: "dir", message: message.into() });
+        }
+    };
+    read(&name, &files, idx.classes.map(usize::from), limits)
+}
+
+/// Classes are `classes`, or one more than the highest label.
+fn read(name: &str, files: &Files, classes: Option<usize>, limits: &Limits) -> Result<Split, DatasetError> {
     let train = part(&files.train_images, &files.train_labels, limits)?;
     let test = part(&files.test_images, &files.test_labels, limits)?;
     if train.shape != test.shape {
@@ -177,7 +214,7 @@ fn values(input: &mut Input<'_>, count: u64, what: &str, mut take: impl FnMut(&[
         };
         return Err(input.wrong(found, format!("{count} bytes of {what}, as the header says")));
     }
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = vec![0; count.min(CHUNK as u64) as usize];
     let mut left = count;
     while left > 0 {
         let wanted = left.min(CHUNK as u64) as usize;
@@ -237,6 +274,47 @@ mod tests {
         assert!(told(b"PK\x03\x04").contains("found bytes 50 4b 03 04"));
         assert!(
             told(&[]).contains("byte 0: found the end of the file after 0 bytes; right is 4 bytes of an IDX header")
+        );
+    }
+
+    #[test]
+    fn files_that_do_not_fit_each_other_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let told = |sets: [(&[u32], &[u8]); 4], classes| {
+            for (name, (sizes, values)) in NAMES.into_iter().zip(sets) {
+                std::fs::write(path(name), file(sizes, values)).unwrap();
+            }
+            let idx = Idx { dir: Some(folder.path().to_owned()), classes, ..Idx::default() };
+            let read = load(&idx, &Limits::default());
+            read.map_err(|error| error.to_string().replace(&format!("{}/", folder.path().display()), ""))
+        };
+        let (two, one): ((&[u32], &[u8]), (&[u32], &[u8])) = ((&[2, 1, 1], &[0, 255]), (&[1, 1, 1], &[51]));
+        let split = told([two, (&[2], &[0, 4]), one, (&[1], &[6])], None).unwrap();
+        assert_eq!((split.train.classes, split.test.classes, split.test.features), (7, 7, vec![0.2]));
+        assert_eq!(told([two, (&[2], &[0, 4]), one, (&[1], &[6])], Some(9)).unwrap().train.classes, 9);
+        assert_eq!(
+            told([two, (&[1], &[0]), one, (&[1], &[6])], None).unwrap_err(),
+            "train-labels-idx1-ubyte: byte 4: found 1 labels; right is 2, as many as there are pictures in \
+             train-images-idx3-ubyte"
+        );
+        assert_eq!(
+            told([two, (&[2], &[0, 4]), one, (&[1], &[6])], Some(5)).unwrap_err(),
+            "t10k-labels-idx1-ubyte: byte 8: found label 6; right is a label below 5, the number of classes"
+        );
+        assert_eq!(
+            told([two, (&[2], &[0, 4]), (&[1, 1, 2], &[0, 0]), (&[1], &[6])], None).unwrap_err(),
+            "t10k-images-idx3-ubyte: byte 4: found pictures of [1, 1, 2]; right is [1, 1, 1], as in \
+             train-images-idx3-ubyte"
+        );
+        std::fs::rename(path(NAMES[1]), path("train-labels.idx1-ubyte")).unwrap();
+        let idx = Idx { dir: Some(folder.path().to_owned()), ..Idx::default() };
+        assert!(load(&idx, &Limits::default()).unwrap_err().to_string().contains("t10k-images"), "the other spelling");
+        std::fs::remove_file(path("train-labels.idx1-ubyte")).unwrap();
+        let told = load(&idx, &Limits::default()).unwrap_err().to_string();
+        assert!(
+            told.contains("train-labels-idx1-ubyte: not found; train-labels-idx1-ubyte is expected there"),
+            "{told}"
         );
     }
 }

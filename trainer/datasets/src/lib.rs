@@ -6,21 +6,36 @@
 //! what is right. Nothing here opens a connection or writes a file.
 //!
 //! ```
-//! use swarmloom_datasets::{Limits, Source, load};
-//! let split = load(&Source::Digits {}, &Limits::default())?;
+//! use swarmloom_datasets::{Limits, Nothing, Source, load};
+//! let split = load(&Source::Digits(Nothing {}), &Limits::default())?;
 //! assert_eq!((split.train.len(), split.test.len(), split.train.shape), (1442, 355, [1, 8, 8]));
 //! # Ok::<(), swarmloom_datasets::DatasetError>(())
 //! ```
 
+mod cifar;
+mod csv;
 mod dataset;
 mod digits;
 mod error;
+#[cfg(test)]
+mod hostile;
 mod idx;
 mod input;
+mod known;
+mod npy;
+mod npz;
 mod source;
+mod text;
+mod zip;
 
+pub use cifar::Labels;
+pub use csv::{Column, Table};
 pub use dataset::{Dataset, Split};
 pub use digits::digits;
 pub use error::{DatasetError, Place};
+pub use idx::Idx;
 pub use input::Limits;
-pub use source::{Source, load};
+pub use known::{Check, File, Files, Known, known};
+pub use npz::{Arrays, Channels, NAMES};
+pub use source::{Cifar10, Cifar100, Nothing, Roles, Source, load};
+pub use text::{Plays, Text, Windows};
