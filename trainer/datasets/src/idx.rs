@@ -289,7 +289,8 @@ mod tests {
             let read = load(&idx, &Limits::default());
             read.map_err(|error| error.to_string().replace(&format!("{}/", folder.path().display()), ""))
         };
-        let (two, one): ((&[u32], &[u8]), (&[u32], &[u8])) = ((&[2, 1, 1], &[0, 255]), (&[1, 1, 1], &[51]));
+        let two: (&[u32], &[u8]) = (&[2, 1, 1], &[0, 255]);
+        let one: (&[u32], &[u8]) = (&[1, 1, 1], &[51]);
         let split = told([two, (&[2], &[0, 4]), one, (&[1], &[6])], None).unwrap();
         assert_eq!((split.train.classes, split.test.classes, split.test.features), (7, 7, vec![0.2]));
         assert_eq!(told([two, (&[2], &[0, 4]), one, (&[1], &[6])], Some(9)).unwrap().train.classes, 9);
