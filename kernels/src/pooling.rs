@@ -311,7 +311,8 @@ mod tests {
 
     #[test]
     fn rectification_and_its_gradient() {
-        let mut x = lines(&[[-1.0, 0.0, 2.0, f32::NAN, -0.0, 1e-40, 3.0, -4.0, 1.0, -1.0, 1.0, -1.0, 0.5, -0.5, 7.0, -7.0]]);
+        let mut x =
+            lines(&[[-1.0, 0.0, 2.0, f32::NAN, -0.0, 1e-40, 3.0, -4.0, 1.0, -1.0, 1.0, -1.0, 0.5, -0.5, 7.0, -7.0]]);
         rectify(&mut x);
         assert!(x[0].get(3).is_nan());
         x[0].set(3, 9.0);
@@ -373,7 +374,9 @@ mod tests {
             let loss = cross_entropy_on(isa, &mut logits, Targets::Classes(&[0, 1]), 0.5);
             assert!((loss - (0.126_928_011 + 0.693_147_181)).abs() < 1e-6, "{loss}");
             let p = 0.880_797_08;
-            assert!((logits[0].get(0) - 0.5 * (p - 1.0)).abs() < 1e-6 && (logits[1].get(0) - 0.5 * (1.0 - p)).abs() < 1e-6);
+            assert!(
+                (logits[0].get(0) - 0.5 * (p - 1.0)).abs() < 1e-6 && (logits[1].get(0) - 0.5 * (1.0 - p)).abs() < 1e-6
+            );
             assert_eq!([logits[0].get(1), logits[1].get(1)], [0.25, -0.25]);
             assert!(logits.iter().all(|line| line.0.as_flattened()[2..].iter().all(|value| *value == 0.0)));
             // The same with labels as probabilities; a label of one half each has the mean of both losses.

@@ -55,6 +55,11 @@ pub(crate) enum Verb {
     /// A swarm of four processes on this machine, from start to report.
     #[command(after_help = "Example: swarmloom demo --out demo-report")]
     Demo(DemoArgs),
+    /// Federated learning in virtual time, many strategies side by side.
+    #[command(
+        after_help = "Examples:\n  swarmloom simulate --example | swarmloom simulate -\n  swarmloom simulate fashion.toml --out fashion\n\nA simulation that was stopped goes on where it was when it is started again."
+    )]
+    Simulate(SimulateArgs),
     /// The tasks that peers learn from: list, sample, score.
     #[command(subcommand)]
     Task(TaskVerb),
@@ -88,6 +93,26 @@ pub(crate) enum RunVerb {
         #[arg(long, default_value = "run.toml")]
         out: PathBuf,
     },
+}
+
+/// `simulate`.
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    /// The simulation file, `-` for one on standard input.
+    #[arg(required_unless_present = "example", value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Print a commented file.
+    #[arg(long)]
+    pub(crate) example: bool,
+    /// Where the report, the table and the JSON go; `simulation-NAME` in this folder when absent.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Threads to use; all cores when absent. The results do not depend on it.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Forget what was computed before.
+    #[arg(long)]
+    pub(crate) restart: bool,
 }
 
 /// `invite`.

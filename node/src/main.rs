@@ -16,6 +16,7 @@ mod identity;
 mod plans;
 mod report;
 mod runs;
+mod simulate;
 mod status;
 mod store;
 mod supervisor;
@@ -70,6 +71,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Verb::Export(args) => runs::export(args, cli.json),
         Verb::Identity(verb) => runs::identity(verb, cli.json),
         Verb::Demo(args) => block_on(demo::run(args, cli.json)),
+        Verb::Simulate(args) => simulate::run(args, cli.json),
         Verb::Task(verb) => tasks::run(verb, cli.json),
         Verb::Data(verb) => data::run(verb, cli.json),
         Verb::Bench(verb) => bench::run(verb, cli.json),
@@ -98,6 +100,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     let usage = error.chain().any(|cause| {
         cause.is::<config::ConfigErrors>()
             || cause.is::<runs::Usage>()
+            || cause.is::<swarmloom_datasets::DatasetError>()
             || cause.is::<swarmloom_tasks::TaskError>()
             || cause.is::<swarmloom_protocol::run::RunError>()
     });

@@ -16,7 +16,7 @@ struct Room {
     never: &'static [&'static str],
 }
 
-const ROOMS: [Room; 11] = [
+const ROOMS: [Room; 15] = [
     Room { package: "swarmloom-kernels", knows: &[], never: &["tch", "tokio", "libp2p"] },
     Room { package: "swarmloom-gpu", knows: &["swarmloom-kernels"], never: &["tch", "tokio", "libp2p"] },
     Room {
@@ -35,10 +35,18 @@ const ROOMS: [Room; 11] = [
         never: &["tokio", "libp2p", "tch", "chrono", "time", "web-time", "swarmloom-tasks"],
     },
     Room { package: "swarmloom-datasets", knows: &[], never: &["tch", "tokio", "libp2p"] },
+    Room { package: "swarmloom-population", knows: &[], never: &["tch", "tokio", "libp2p"] },
+    Room { package: "swarmloom-federated", knows: &["swarmloom-kernels"], never: &["tch", "tokio", "libp2p"] },
+    Room { package: "swarmloom-classifiers", knows: &["swarmloom-kernels"], never: &["tch", "tokio", "libp2p"] },
+    Room {
+        package: "swarmloom-simulation",
+        knows: &["swarmloom-classifiers", "swarmloom-federated", "swarmloom-population"],
+        never: &["tch", "tokio", "libp2p", "clap"],
+    },
     Room { package: "swarmloom-tasks", knows: &[], never: &["tch", "tokio", "libp2p"] },
     Room {
         package: "swarmloom-trainer",
-        knows: &["swarmloom-collectives", "swarmloom-gpu", "swarmloom-kernels"],
+        knows: &["swarmloom-classifiers", "swarmloom-collectives", "swarmloom-gpu", "swarmloom-kernels"],
         never: &["tokio", "libp2p", "clap", "sled", "axum"],
     },
     Room { package: "swarmloom-net", knows: &[], never: &["tch", "clap", "sled", "axum"] },

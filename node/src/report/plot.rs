@@ -92,6 +92,68 @@ pub(crate) fn lines(title: &str, x_name: &str, y_name: &str, extent: Extent, ser
     })
 }
 
+/// A line with an interval around each of its points.
+#[derive(Debug, Clone)]
+pub(crate) struct Band {
+    /// Its name in the legend.
+    pub(crate) name: String,
+    /// An index into the palette.
+    pub(crate) colour: usize,
+    /// x, y and half the interval's width, in the order of x.
+    pub(crate) points: Vec<(f64, f64, f64)>,
+}
+
+/// Lines with their intervals over a common x axis.
+pub(crate) fn banded(title: &str, x_name: &str, y_name: &str, extent: Extent, bands: &[Band]) -> String {
+    let all = || bands.iter().flat_map(|one| one.points.iter());
+    let x_end = all().map(|point| point.0).fold(0.0, f64::max);
+    let highs: Vec<f64> = all().map(|point| point.1 + point.2).collect();
+    let y_top = top(extent, highs.iter());
+    svg(SIZE, |root| {
+        let mut chart = ChartBuilder::on(root)
+            .caption(title, ("sans-serif", 16).into_font().color(&INK))
+            .margin(8)
+            .x_label_area_size(38)
+            .y_label_area_size(48)
+            .build_cartesian_2d(0.0..x_end.max(1e-9), 0.0..y_top)?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .bold_line_style(FAINT)
+            .axis_style(INK)
+            .label_style(("sans-serif", 12).into_font().color(&INK))
+            .x_desc(x_name)
+            .y_desc(y_name)
+            .x_labels(6)
+            .y_labels(6)
+            .x_label_formatter(&|value| short(*value))
+            .y_label_formatter(&|value| short(*value))
+            .draw()?;
+        let within = |y: f64| y.clamp(0.0, y_top);
+        for one in bands.iter().filter(|one| one.points.iter().any(|point| point.2 > 0.0)) {
+            let upper = one.points.iter().map(|(x, y, margin)| (*x, within(y + margin)));
+            let lower = one.points.iter().rev().map(|(x, y, margin)| (*x, within(y - margin)));
+            let outline: Vec<(f64, f64)> = upper.chain(lower).collect();
+            let colour = PALETTE[one.colour % PALETTE.len()].mix(0.15);
+            chart.draw_series(std::iter::once(Polygon::new(outline, colour.filled())))?;
+        }
+        for one in bands {
+            let style = PALETTE[one.colour % PALETTE.len()].stroke_width(2);
+            let points = one.points.iter().map(|(x, y, _)| (*x, *y));
+            let drawn = chart.draw_series(LineSeries::new(points, style))?;
+            drawn.label(one.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::LowerRight)
+            .background_style(WHITE.mix(0.8))
+            .border_style(FAINT)
+            .label_font(("sans-serif", 12).into_font().color(&INK))
+            .draw()?;
+        Ok(())
+    })
+}
+
 /// Groups of bars: one group per name, one bar per member. Members appear in the legend.
 pub(crate) fn bars(
     title: &str,

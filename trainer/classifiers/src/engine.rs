@@ -20,13 +20,28 @@ const TILE: usize = Line::WIDTH;
 #[derive(Debug, Clone)]
 enum Pass {
     /// Copies a slot with zeros around into the next one.
-    Pad { image: [usize; 2], padding: [usize; 2] },
+    Pad {
+        image: [usize; 2],
+        padding: [usize; 2],
+    },
     /// `weights` is where they begin in the flat vector; the bias follows them.
-    Convolve { shape: Shape, weights: usize, packed: usize },
-    MaxPool { image: [usize; 2], which: usize },
+    Convolve {
+        shape: Shape,
+        weights: usize,
+        packed: usize,
+    },
+    MaxPool {
+        image: [usize; 2],
+        which: usize,
+    },
     Rectify,
     /// `part` of what is in `[groups, size]` lines is dropped, whole groups together.
-    Dropout { part: f64, layer: u64, groups: usize, mask: usize },
+    Dropout {
+        part: f64,
+        layer: u64,
+        groups: usize,
+        mask: usize,
+    },
 }
 
 impl Pass {
@@ -400,7 +415,8 @@ mod tests {
         let samples = Samples { features: &[1.0, 0.0], labels: &[0] };
         let one = LocalSpec { epochs: 1, learning_rate: 0.5, ..LocalSpec::default() };
         let first = Engine::new(&network).train(&[0.0; 6], samples, &one, None, 1).expect("trained").delta;
-        let plain = |spec: &LocalSpec| Engine::new(&network).train(&[0.0; 6], samples, spec, None, 1).expect("trained").delta;
+        let plain =
+            |spec: &LocalSpec| Engine::new(&network).train(&[0.0; 6], samples, spec, None, 1).expect("trained").delta;
         let two = LocalSpec { epochs: 2, ..one };
         let second: Vec<f32> = plain(&two).iter().zip(&first).map(|(all, first)| all - first).collect();
         let pulled = plain(&LocalSpec { proximal: 0.2, ..two });

@@ -9,8 +9,8 @@
 //! Where the paper's own program minimises the sum of absolute differences, this divides it by that of the update, so that
 //! one learning rate serves all sizes of update (our definition).
 
-use serde::{Deserialize, Serialize};
 use crate::{ClassifierError, check, random};
+use serde::{Deserialize, Serialize};
 
 /// How an inversion goes about it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -317,7 +317,9 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         let network = Network::mlp(4, &[], 2);
         let refuse = |spec: Inversion, delta: &[f32]| {
-            invert(&mut Engine::new(&network), (4, 2), &[0.0; 10], delta, TRAINING, &spec, None, 0).expect_err("refused").to_string()
+            invert(&mut Engine::new(&network), (4, 2), &[0.0; 10], delta, TRAINING, &spec, None, 0)
+                .expect_err("refused")
+                .to_string()
         };
         assert!(refuse(Inversion { samples: 0, ..Inversion::default() }, &[0.0; 10]).contains("samples"));
         assert!(refuse(Inversion { top: 0.0, ..Inversion::default() }, &[0.0; 10]).contains("top"));

@@ -9,7 +9,7 @@ pub mod invert;
 pub mod local;
 pub mod model;
 pub mod network;
-mod random;
+pub mod random;
 
 pub use engine::Engine;
 pub use invert::{Inversion, Inverted, Recovered, Repeated, Unroll};

@@ -46,4 +46,4 @@ pub use distribution::Distribution;
 pub use holdings::Holdings;
 pub use partition::{Over, Partition, PartitionError, partition};
 pub use population::{Population, PopulationError, Slow, Spec};
-pub use timeline::{Arrival, Mode, Round, Selection, Timeline, TimelineError};
+pub use timeline::{Arrival, Begun, Mode, Round, Selection, Timeline, TimelineError};

@@ -39,6 +39,8 @@ pub struct Round {
     pub version: u64,
     /// When it happens, seconds of virtual time. Never before the round before.
     pub seconds: f64,
+    /// Tasks that have begun since the last round, in the order in which they did: all of them start from this version.
+    pub begun: Vec<Begun>,
     /// What it aggregates, in the order of arrival.
     pub arrivals: Vec<Arrival>,
     /// Tasks since the last round that ended without a result: lost, or their client went away.
@@ -50,6 +52,15 @@ pub struct Round {
     pub bytes_down: u64,
     /// Bytes received from clients since the last round: an update for each task that arrived, used or not.
     pub bytes_up: u64,
+}
+
+/// A task that has begun. Whether it ever arrives shows later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// Its number.
+    pub task: u64,
+    /// Who trains.
+    pub client: u32,
 }
 
 /// An update that a round uses.
@@ -150,8 +161,9 @@ pub struct Timeline {
 }
 
 /// What happened since the last version.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Tally {
+    begun: Vec<Begun>,
     dropped: u32,
     late: u32,
     bytes_down: u64,
@@ -261,6 +273,7 @@ impl Timeline {
     fn task(&mut self, client: u32, tier: u32) -> Task {
         let number = self.next_task;
         self.next_task += 1;
+        self.tally.begun.push(Begun { task: number, client });
         self.tally.bytes_down = self.tally.bytes_down.saturating_add(self.work.bytes_down);
         let parts = self.population.parts(client, number, &self.work, self.seed);
         let (end, arrives) = self.population.end(client, number, self.now, parts, self.seed);
@@ -325,9 +338,9 @@ impl Timeline {
 
     /// The round that happens now.
     fn round(&mut self, arrivals: Vec<Arrival>) -> Round {
-        let Tally { dropped, late, bytes_down, bytes_up } = std::mem::take(&mut self.tally);
-        let round =
-            Round { version: self.version, seconds: self.now.seconds(), arrivals, dropped, late, bytes_down, bytes_up };
+        let Tally { begun, dropped, late, bytes_down, bytes_up } = std::mem::take(&mut self.tally);
+        let (version, seconds) = (self.version, self.now.seconds());
+        let round = Round { version, seconds, begun, arrivals, dropped, late, bytes_down, bytes_up };
         self.version += 1;
         round
     }
@@ -338,7 +351,7 @@ impl Timeline {
         if self.fruitless <= most {
             return Ok(());
         }
-        let Tally { dropped, late, .. } = self.tally;
+        let Tally { dropped, late, .. } = self.tally.clone();
         let (version, seconds) = (self.version, self.now.seconds());
         Err(TimelineError::Fruitless { version, seconds, count: self.fruitless, what, dropped, late })
     }

@@ -121,7 +121,7 @@ enum Purpose {
 }
 
 fn derived(seed: u64, purpose: Purpose, number: u64) -> u64 {
-    swarmloom_population::random::bits(seed ^ (purpose as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), number)
+    swarmloom_classifiers::random::bits(seed ^ (purpose as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), number)
 }
 
 /// Tasks that are trained together where rounds have few updates, for each worker.
@@ -255,14 +255,14 @@ impl<'a> Course<'a> {
         self.train(&round.arrivals, executor)?;
         let updates = self.collect(&round.arrivals);
         self.aggregate(&round, updates, executor)?;
-        let State { version, record, bytes, history, starts, .. } = &mut self.state;
+        let State { version, parameters, record, bytes, history, starts, .. } = &mut self.state;
         *version += 1;
         let tally = &mut record.tally;
         tally.dropped += u64::from(round.dropped);
         tally.late += u64::from(round.late);
         bytes[0] += round.bytes_down;
         bytes[1] += round.bytes_up;
-        history.insert(*version, self.state.parameters.clone());
+        history.insert(*version, parameters.clone());
         let oldest = self.upcoming.iter().flat_map(|round| &round.arrivals).map(|arrival| arrival.base).min();
         let oldest = oldest.unwrap_or(u64::MAX).min(self.timeline.oldest()).min(*version);
         *history = history.split_off(&oldest);
@@ -296,7 +296,7 @@ impl<'a> Course<'a> {
             if start != Start::default() {
                 let Start { parameters, correction } = start;
                 let (parameters, correction) = (parameters.map(Arc::from), correction.map(Arc::from));
-                starts.insert(begun.task, Begun { base: begun.base, parameters, correction });
+                starts.insert(begun.task, Begun { base: round.version, parameters, correction });
             }
         }
     }
@@ -371,8 +371,7 @@ impl<'a> Course<'a> {
                 correction: begun.as_ref().and_then(|begun| begun.correction.as_deref().map(<[f32]>::to_vec)),
             };
             let rate = self.setup.local.learning_rate;
-            let control =
-                self.strategy.control(memory, arrival.client, &start, &trained.delta, trained.steps, rate);
+            let control = self.strategy.control(memory, arrival.client, &start, &trained.delta, trained.steps, rate);
             record.tally.update(version.saturating_sub(arrival.base));
             losses.0 += f64::from(trained.loss);
             losses.1 += 1;
@@ -440,7 +439,11 @@ impl<'a> Course<'a> {
                 training,
                 spec: self.entry.inversion,
                 before: self.state.recovered.get(&update.client).cloned(),
-                seed: derived(derived(self.seed, Purpose::Inversion, update.base), Purpose::Inversion, update.client.into()),
+                seed: derived(
+                    derived(self.seed, Purpose::Inversion, update.base),
+                    Purpose::Inversion,
+                    update.client.into(),
+                ),
             });
         }
         let mut outcomes = executor.run(jobs)?.into_iter();

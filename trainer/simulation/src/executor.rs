@@ -9,8 +9,8 @@ use swarmloom_classifiers::{
     ClassifierError, Inversion, Inverted, LocalSpec, Model, Recovered, Repeated, Samples, Trained, Worker,
 };
 
-use crate::data::{Data, Drift};
 use crate::SimulationError;
+use crate::data::{Data, Drift};
 
 /// Something to compute. It carries all that its result follows from.
 #[derive(Debug, Clone)]

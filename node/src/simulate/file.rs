@@ -1,0 +1,364 @@
+//! The simulation file: what is simulated, and where in the file it is wrong.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use swarmloom_classifiers::{Inversion, LocalSpec, Network};
+use swarmloom_datasets::Source;
+use swarmloom_federated::{Combine, Rule};
+use swarmloom_population::{Mode, Partition, Selection, Spec};
+use swarmloom_simulation::{Drift, Entry};
+use toml::{Table, Value};
+
+use crate::config::{ConfigErrors, Located, locate};
+
+/// A simulation file, read and checked as far as that is possible without the data.
+#[derive(Debug, Clone)]
+pub(crate) struct File {
+    /// For people.
+    pub(crate) name: String,
+    /// How many versions are made.
+    pub(crate) rounds: u64,
+    /// One run of each strategy for each.
+    pub(crate) seeds: Vec<u64>,
+    /// What there is to learn.
+    pub(crate) data: DataTable,
+    /// What learns it.
+    pub(crate) model: ModelTable,
+    /// How clients train.
+    pub(crate) local: LocalSpec,
+    /// What clients are like.
+    pub(crate) population: Spec,
+    /// When accuracy is measured, and on what.
+    pub(crate) evaluation: EvaluationTable,
+    /// What is compared.
+    pub(crate) strategies: Vec<Entry>,
+    /// Values that are tried one after the other, by the key that they are for.
+    pub(crate) sweep: BTreeMap<String, Vec<Value>>,
+    /// The file itself, for sweeps.
+    table: Table,
+}
+
+/// `[data]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DataTable {
+    /// Where data come from.
+    pub(crate) source: Source,
+    /// How they are shared out.
+    #[serde(default = "iid")]
+    pub(crate) partition: Partition,
+    /// Samples of a client; all that there are, dealt out, when absent.
+    pub(crate) samples_per_client: Option<u32>,
+    /// How they change.
+    pub(crate) drift: Option<Drift>,
+    /// How many test samples are scored; all when absent.
+    pub(crate) test_samples: Option<usize>,
+}
+
+fn iid() -> Partition {
+    Partition::Iid {}
+}
+
+/// `[model]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum ModelTable {
+    /// Rectified layers of these widths.
+    Mlp {
+        /// Widths.
+        hidden: Vec<usize>,
+    },
+    /// LeNet-5.
+    Lenet5,
+    /// The network of the reference program of arXiv 2309.13536.
+    ReferenceCnn,
+}
+
+impl ModelTable {
+    /// For data of this shape.
+    pub(crate) fn network(&self, [channels, height, width]: [usize; 3], classes: usize) -> Result<Network, String> {
+        let square = |least: usize| match (height == width, height >= least) {
+            (true, true) => Ok(height),
+            _ => Err(format!("images are {height} by {width}; it takes square ones from {least} by {least} on")),
+        };
+        match self {
+            Self::Mlp { hidden } => Ok(Network::mlp(channels * height * width, hidden, classes)),
+            Self::Lenet5 => Ok(Network::lenet5(channels, square(16)?, classes)),
+            Self::ReferenceCnn => Ok(Network::reference_cnn(channels, square(16)?, classes)),
+        }
+    }
+}
+
+/// `[evaluation]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EvaluationTable {
+    /// Rounds between evaluations.
+    pub(crate) every: u64,
+    /// Classes whose accuracy is reported apart; those of `population.slow` when absent.
+    pub(crate) affected_classes: Option<Vec<u8>>,
+    /// Accuracy, 0 to 1, to which time and bytes are reported.
+    pub(crate) target: Option<f64>,
+}
+
+impl Default for EvaluationTable {
+    fn default() -> Self {
+        Self { every: 5, affected_classes: None, target: None }
+    }
+}
+
+/// Keys at the top.
+const KEYS: [&str; 12] = [
+    "name",
+    "rounds",
+    "seeds",
+    "data",
+    "model",
+    "local",
+    "population",
+    "server",
+    "evaluation",
+    "inversion",
+    "strategy",
+    "sweep",
+];
+
+/// A part of the file that is read at a time, so that what is wrong with it can be found.
+struct Part<'a> {
+    file: &'a str,
+    text: &'a str,
+    errors: Vec<Located>,
+}
+
+impl Part<'_> {
+    fn wrong(&mut self, path: &str, message: &str) {
+        self.errors.push(locate(self.file, self.text, path, message));
+    }
+
+    fn read<T: DeserializeOwned>(&mut self, path: &str, value: Value) -> Option<T> {
+        match T::deserialize(value) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let message = error.message().trim().to_owned();
+                // About a key below this one: its place is better than that of the table.
+                let field = message.contains("field `").then(|| message.split('`').nth(1)).flatten();
+                let place = field.map_or_else(|| path.to_owned(), |field| format!("{path}.{field}"));
+                self.wrong(&place, &message);
+                None
+            }
+        }
+    }
+}
+
+impl File {
+    /// Reads a file; `name` is what it is called in errors.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`] with everything that is wrong.
+    pub(crate) fn parse(name: &str, text: &str) -> Result<Self, ConfigErrors> {
+        let table: Table = match toml::from_str(text) {
+            Ok(table) => table,
+            Err(error) => {
+                let at = error.span().map_or((0, 0), |span| crate::config::place(text, span.start));
+                return Err(ConfigErrors(vec![crate::config::located(name, at, error.message())]));
+            }
+        };
+        Self::read(name, text, table)
+    }
+
+    /// The file with some values changed, by their keys.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`] with everything that is wrong then.
+    pub(crate) fn with(&self, name: &str, text: &str, values: &[(String, Value)]) -> Result<Self, ConfigErrors> {
+        let mut table = self.table.clone();
+        table.remove("sweep");
+        for (path, value) in values {
+            let mut keys: Vec<&str> = path.split('.').collect();
+            let last = keys.pop().unwrap_or_default();
+            let mut at = Some(&mut table);
+            for key in keys {
+                at = at.and_then(|table| table.entry(key).or_insert_with(|| Value::Table(Table::new())).as_table_mut());
+            }
+            match at {
+                Some(table) => _ = table.insert(last.to_owned(), value.clone()),
+                None => {
+                    let message = format!("`{path}` is not a key of a table");
+                    return Err(ConfigErrors(vec![locate(name, text, "sweep", &message)]));
+                }
+            }
+        }
+        Self::read(name, text, table)
+    }
+
+    fn read(name: &str, text: &str, table: Table) -> Result<Self, ConfigErrors> {
+        let mut part = Part { file: name, text, errors: Vec::new() };
+        for key in table.keys().filter(|key| !KEYS.contains(&key.as_str())) {
+            part.wrong(key, &format!("unknown key `{key}`, expected one of {}", KEYS.join(", ")));
+        }
+        let get = |key: &str| table.get(key).cloned();
+        let or_empty = |key: &str| get(key).unwrap_or_else(|| Value::Table(Table::new()));
+        let label = get("name").map_or(Some("simulation".to_owned()), |value| part.read("name", value));
+        let rounds = match get("rounds") {
+            Some(value) => part.read("rounds", value),
+            None => {
+                part.wrong("", "`rounds` is missing: how many versions the server makes");
+                None
+            }
+        };
+        let seeds = match get("seeds") {
+            None => Some(vec![0]),
+            Some(Value::Integer(count)) if (1..=1000).contains(&count) => Some((0..count.unsigned_abs()).collect()),
+            Some(value @ Value::Array(_)) => part.read("seeds", value),
+            Some(_) => {
+                part.wrong("seeds", "a number of seeds from 1 to 1000, or a list of them");
+                None
+            }
+        };
+        let data: Option<DataTable> = part.read("data", or_empty("data"));
+        let model: Option<ModelTable> = part.read("model", or_empty("model"));
+        let local: Option<LocalSpec> = part.read("local", or_empty("local"));
+        let population: Option<Spec> = part.read("population", or_empty("population"));
+        let evaluation: Option<EvaluationTable> = part.read("evaluation", or_empty("evaluation"));
+        let inversion: Option<Inversion> = part.read("inversion", or_empty("inversion"));
+        let server = get("server").and_then(|value| match value {
+            Value::Table(table) => Some(table),
+            _ => None,
+        });
+        let strategies = Self::strategies(&mut part, &table, server.unwrap_or_default(), inversion.unwrap_or_default());
+        let sweep: Option<BTreeMap<String, Vec<Value>>> = part.read("sweep", or_empty("sweep"));
+        if let Some(seeds) = &seeds {
+            if seeds.is_empty() {
+                part.wrong("seeds", "at least one is needed");
+            }
+        }
+        if rounds == Some(0) {
+            part.wrong("rounds", "at least one is needed");
+        }
+        if let Some(local) = &local {
+            if !(local.learning_rate > 0.0 && local.learning_rate.is_finite()) {
+                part.wrong("local.learning_rate", "a learning rate is above 0");
+            }
+            if !(0.0..1.0).contains(&local.momentum) {
+                part.wrong("local.momentum", "momentum is at least 0 and below 1");
+            }
+            if !(local.proximal >= 0.0 && local.proximal.is_finite()) {
+                part.wrong("local.proximal", "it is at least 0");
+            }
+            if !(1..=10_000).contains(&local.epochs) {
+                part.wrong("local.epochs", "1 to 10000 are possible");
+            }
+        }
+        if let Some(evaluation) = &evaluation {
+            if evaluation.every == 0 {
+                part.wrong("evaluation.every", "at least 1");
+            }
+            if evaluation.target.is_some_and(|target| !(0.0..=1.0).contains(&target)) {
+                part.wrong("evaluation.target", "an accuracy is from 0 to 1");
+            }
+        }
+        if let Some(ModelTable::Mlp { hidden }) = &model {
+            if hidden.len() > 16 || hidden.iter().any(|width| !(1..=8192).contains(width)) {
+                part.wrong("model.hidden", "at most 16 layers of 1 to 8192");
+            }
+        }
+        if let Some(Err(error)) = inversion.map(|inversion| inversion.check()) {
+            part.wrong("inversion", &error.to_string());
+        }
+        let all = (label, rounds, seeds, data, model, local, population, evaluation, strategies, sweep);
+        match all {
+            (
+                Some(name),
+                Some(rounds),
+                Some(seeds),
+                Some(data),
+                Some(model),
+                Some(local),
+                Some(population),
+                Some(evaluation),
+                Some(strategies),
+                Some(sweep),
+            ) if part.errors.is_empty() => {
+                Ok(Self { name, rounds, seeds, data, model, local, population, evaluation, strategies, sweep, table })
+            }
+            _ => Err(ConfigErrors(part.errors)),
+        }
+    }
+
+    /// `[[strategy]]`: each with what `[server]` and `[inversion]` say, unless it says otherwise.
+    fn strategies(part: &mut Part<'_>, table: &Table, server: Table, inversion: Inversion) -> Option<Vec<Entry>> {
+        let found = match table.get("strategy") {
+            Some(Value::Array(found)) if !found.is_empty() => found,
+            _ => {
+                part.wrong("strategy", "at least one `[[strategy]]` is needed: what the server does with updates");
+                return None;
+            }
+        };
+        let mut entries: Vec<Entry> = Vec::new();
+        for (number, value) in found.iter().enumerate() {
+            let path = format!("strategy.{number}");
+            let Value::Table(mut own) = value.clone() else {
+                part.wrong(&path, "it is a table: [[strategy]]");
+                continue;
+            };
+            let name = own.remove("name");
+            let combine = own.remove("combine").unwrap_or_else(|| Value::Table(Table::new()));
+            let fresh = own.remove("fresh");
+            let own_inversion = own.remove("inversion");
+            let server = match own.remove("server") {
+                Some(Value::Table(own)) => own,
+                Some(_) => {
+                    part.wrong(&format!("{path}.server"), "it is a table");
+                    continue;
+                }
+                None => server.clone(),
+            };
+            let (mode, selection) = Self::server(part, &path, server);
+            let rule: Option<Rule> = part.read(&path, Value::Table(own));
+            let combine: Option<Combine> = part.read(&format!("{path}.combine"), combine);
+            let inversion = match own_inversion {
+                Some(value) => part.read(&format!("{path}.inversion"), value),
+                None => Some(inversion),
+            };
+            let fresh = fresh.map_or(Some(false), |value| part.read(&format!("{path}.fresh"), value));
+            let name = match (name, &rule) {
+                (Some(value), _) => part.read(&format!("{path}.name"), value),
+                (None, Some(rule)) => Some(rule.name().to_owned()),
+                _ => None,
+            };
+            let (Some(name), Some(rule), Some(combine), Some(mode), Some(selection), Some(inversion), Some(fresh)) =
+                (name, rule, combine, mode, selection, inversion, fresh)
+            else {
+                continue;
+            };
+            if entries.iter().any(|entry| entry.name == name) {
+                part.wrong(&path, &format!("there is a strategy {name:?} before it; give it a `name` of its own"));
+            }
+            if let Err(error) = swarmloom_federated::strategy(&rule, &combine) {
+                part.wrong(&path, &error.to_string());
+            }
+            entries.push(Entry { name, rule, combine, mode, selection, inversion, fresh });
+        }
+        Some(entries)
+    }
+
+    fn server(part: &mut Part<'_>, of: &str, mut server: Table) -> (Option<Mode>, Option<Selection>) {
+        let path = if server.is_empty() { String::new() } else { "server".to_owned() };
+        let selection = server.remove("selection");
+        let selection =
+            selection.map_or(Some(Selection::default()), |value| part.read(&format!("{path}.selection"), value));
+        if server.is_empty() {
+            part.wrong(of, "`[server]` is missing: kind = \"synchronous\" with per_round = 10, for example");
+            return (None, selection);
+        }
+        (part.read(&path, Value::Table(server)), selection)
+    }
+
+    /// Classes whose accuracy is reported apart.
+    pub(crate) fn affected(&self) -> Vec<u8> {
+        let slow = || self.population.slow.as_ref().map(|slow| slow.classes.clone()).unwrap_or_default();
+        self.evaluation.affected_classes.clone().unwrap_or_else(slow)
+    }
+}

@@ -1,0 +1,156 @@
+//! The page of a simulation.
+
+use super::outcome::{Mean, Outcome, Variant};
+use crate::report::page::Page;
+use crate::report::plot::{Band, Extent, Series, banded, bars, lines};
+
+/// The whole page.
+pub(crate) fn page(outcome: &Outcome, command: &str) -> String {
+    let lead = format!(
+        "Federated learning in virtual time: {} strategies side by side on the same clients, the same data and the same \
+         delays. Lines are means over seeds, bands 95 % intervals of the mean.",
+        outcome.variants.first().map_or(0, |variant| variant.strategies.len())
+    );
+    let mut page = Page::new(&outcome.name, &lead);
+    for variant in &outcome.variants {
+        if !variant.label.is_empty() {
+            page.section(&variant.label);
+        }
+        of_variant(&mut page, variant);
+    }
+    page.html(&format!("{command} · {:.0} s on {} threads", outcome.seconds, outcome.threads))
+}
+
+fn of_variant(page: &mut Page, variant: &Variant) {
+    page.section("Accuracy");
+    let mut plots = vec![(
+        accuracy(variant, "All classes", &[]),
+        "On the test set, after each version that was scored.".to_owned(),
+    )];
+    if !variant.affected.is_empty() {
+        let classes: Vec<String> = variant.affected.iter().map(u8::to_string).collect();
+        let title = format!("Class {}", classes.join(", "));
+        let caption = "The classes that slow clients hold: what staleness costs shows here.";
+        plots.push((accuracy(variant, &title, &variant.affected), caption.to_owned()));
+    }
+    page.plots(&plots);
+    table(page, variant);
+
+    page.section("Class by class, at the end");
+    let members: Vec<&str> = variant.strategies.iter().map(String::as_str).collect();
+    let classes = variant.records.first().and_then(|record| record.evaluations.last()).map_or(0, |at| at.classes.len());
+    let groups: Vec<(String, Vec<f64>)> = (0..classes.min(32))
+        .map(|class| {
+            let of = |name: &String| variant.mean(name, |record| record.last(&[class as u8])).mean;
+            (class.to_string(), variant.strategies.iter().map(of).collect())
+        })
+        .collect();
+    let classes_plot = bars("Accuracy by class", "accuracy", Extent::Unit, &members, &groups);
+    page.plots(&[
+        (classes_plot, "Mean over seeds, after the last version.".to_owned()),
+        (staleness(variant), "Updates by the versions that they were late, first seed.".to_owned()),
+    ]);
+    if variant.records.iter().any(|record| record.tally.inverted > 0) {
+        inversions(page, variant);
+    }
+}
+
+fn accuracy(variant: &Variant, title: &str, of: &[u8]) -> String {
+    let band = |(colour, name): (usize, &String)| {
+        let versions: Vec<u64> = variant
+            .of(name)
+            .next()
+            .map(|record| record.evaluations.iter().map(|at| at.version).collect())
+            .unwrap_or_default();
+        let at = |number: usize, version: u64| {
+            let values: Vec<f64> = variant
+                .of(name)
+                .filter_map(|record| record.evaluations.get(number))
+                .map(|at| at.accuracy(of))
+                .collect();
+            let Mean { mean, margin } = Mean::of(&values);
+            (version as f64, mean, margin)
+        };
+        let points = versions.iter().enumerate().map(|(number, version)| at(number, *version)).collect();
+        Band { name: name.clone(), colour, points }
+    };
+    let bands: Vec<Band> = variant.strategies.iter().enumerate().map(band).collect();
+    banded(title, "version", "accuracy", Extent::Unit, &bands)
+}
+
+fn staleness(variant: &Variant) -> String {
+    let seed = variant.records.first().map(|record| record.seed);
+    let series = |(colour, name): (usize, &String)| {
+        let record = variant.of(name).find(|record| Some(record.seed) == seed);
+        let counts = record.map(|record| record.tally.staleness.as_slice()).unwrap_or_default();
+        let points = counts.iter().enumerate().map(|(late, count)| (late as f64, *count as f64)).collect();
+        Series { name: name.clone(), colour, dashed: false, points }
+    };
+    let series: Vec<Series> = variant.strategies.iter().enumerate().map(series).collect();
+    lines("Staleness", "versions late", "updates", Extent::FromZero, &series)
+}
+
+fn table(page: &mut Page, variant: &Variant) {
+    let mut head = vec!["strategy", "all classes, run-averaged %", "all classes, last %"];
+    if !variant.affected.is_empty() {
+        head.extend(["affected, run-averaged %", "affected, last %"]);
+    }
+    if variant.target.is_some() {
+        head.extend(["seconds to target", "MB to target"]);
+    }
+    let row = |name: &String| {
+        let mut row = vec![name.clone()];
+        row.push(variant.mean(name, |record| record.averaged(&[])).percent());
+        row.push(variant.mean(name, |record| record.last(&[])).percent());
+        if !variant.affected.is_empty() {
+            row.push(variant.mean(name, |record| record.averaged(&variant.affected)).percent());
+            row.push(variant.mean(name, |record| record.last(&variant.affected)).percent());
+        }
+        if let Some(target) = variant.target {
+            let reached: Vec<_> = variant.of(name).map(|record| record.reached(&[], target)).collect();
+            let all: Option<Vec<_>> = reached.iter().copied().collect();
+            let of = |value: fn(&swarmloom_simulation::Evaluation) -> f64| match &all {
+                Some(all) => format!("{:.1}", Mean::of(&all.iter().map(|at| value(at)).collect::<Vec<_>>()).mean),
+                None => format!("not reached by {}", reached.iter().filter(|at| at.is_none()).count()),
+            };
+            row.push(of(|at| at.seconds));
+            row.push(of(|at| (at.bytes_down + at.bytes_up) as f64 / 1e6));
+        }
+        row
+    };
+    let rows: Vec<Vec<String>> = variant.strategies.iter().map(row).collect();
+    page.table(&head, &rows);
+}
+
+fn inversions(page: &mut Page, variant: &Variant) {
+    page.section("What inversions cost and give");
+    let rows: Vec<Vec<String>> = variant
+        .strategies
+        .iter()
+        .filter(|name| variant.of(name).any(|record| record.tally.inverted > 0))
+        .map(|name| {
+            let each = |value: fn(&swarmloom_simulation::Record) -> f64| {
+                variant.mean(name, |record| value(record) / record.tally.inverted.max(1) as f64).mean
+            };
+            vec![
+                name.clone(),
+                format!("{:.0}", variant.mean(name, |record| record.tally.inverted as f64).mean),
+                format!("{:.3}", each(|record| record.inversion_seconds)),
+                format!("{:.0}", each(|record| record.tally.iterations as f64)),
+                format!("{:.3}", each(|record| record.tally.cosine)),
+                format!("{:.2}", each(|record| record.tally.norm)),
+            ]
+        })
+        .collect();
+    page.table(
+        &[
+            "strategy",
+            "inversions a run",
+            "seconds each",
+            "steps each",
+            "cosine to the update",
+            "length to the update's",
+        ],
+        &rows,
+    );
+}
