@@ -164,7 +164,10 @@ impl Engine {
             match pass {
                 Pass::Rectify => rectify(x),
                 Pass::Dropout { part, layer, groups, mask } => {
-                    let Some((seed, first)) = training else { continue };
+                    let Some((seed, first)) = training else {
+                        self.masks[*mask].fill(Line([[1.0; 8]; 2]));
+                        continue;
+                    };
                     drop_out(*part, random::bits(seed, *layer), first, &mut self.masks[*mask]);
                     scale(x, *groups, &self.masks[*mask]);
                 }
