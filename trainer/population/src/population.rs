@@ -55,7 +55,8 @@ pub struct Slow {
     pub classes: Vec<u8>,
     /// How many clients are slow.
     pub count: u32,
-    /// Their updates arrive this many rounds late, whatever their devices say.
+    /// Their updates arrive this many rounds late, whatever their devices say, and before that nothing of theirs does. (In
+    /// the paper's reference program they are on time during so many rounds first.)
     #[serde(default)]
     pub staleness: Option<u64>,
     /// Their computing time is multiplied by this, and their bytes per second divided.

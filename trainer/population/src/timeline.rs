@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use mode::{Mode, Selection};
+use serde::{Deserialize, Serialize};
 
 use crate::check::{FieldError, within};
 use crate::device::Work;
@@ -32,7 +33,7 @@ use select::{Chooser, Pool};
 use tiered::Tier;
 
 /// An aggregation.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Round {
     /// The version before it; the step makes the next one. The first is 0, and each round makes one, even where nothing
     /// arrives: parameters then stay as they are.
@@ -64,7 +65,7 @@ pub struct Begun {
 }
 
 /// An update that a round uses.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Arrival {
     /// Number of the task, in the order in which tasks began. No two arrivals have the same.
     pub task: u64,
@@ -226,7 +227,8 @@ impl Timeline {
         self.error.as_ref()
     }
 
-    /// The oldest version that a task which is yet to arrive may have started from: older ones are not needed again.
+    /// The oldest version that a task which is yet to arrive may have started from: rounds to come need none before it. Who
+    /// reads ahead of training also needs those of the rounds in between.
     pub fn oldest(&self) -> u64 {
         self.flights.oldest().unwrap_or(self.version).min(self.version)
     }

@@ -112,6 +112,18 @@ fn a_task_is_lost_as_often_as_said_and_at_any_moment() {
 }
 
 #[test]
+fn the_share_that_is_done_is_of_the_computing() {
+    let more = "clients = 1\navailability = { kind = 'trace', rows = [[[0, 5], [10, 20]]], period_s = 20 }";
+    let population = Population::new(&spec(more), &Holdings::even(1, 1), 1).unwrap();
+    let second = 1_000_000_000;
+    let parts = Parts { down: second, compute: 8 * second, up: 2 * second };
+    let share = |now: u64| population.share(0, Time::START, Time(now * second), parts);
+    // One second is for the transfer, and from 5 to 10 nothing is done.
+    assert_eq!([0, 1, 3, 5, 10, 12, 14, 15].map(share), [0.0, 0.0, 0.25, 0.5, 0.5, 0.75, 1.0, 1.0]);
+    assert_eq!(population.share(0, Time::START, Time::START, Parts { compute: 0, ..parts }), 1.0);
+}
+
+#[test]
 fn every_wrong_field_is_named_with_what_it_may_be() {
     let cases = [
         ("clients = 0", "`clients`: 0 is not a number from 1 to 10000000"),

@@ -45,7 +45,7 @@ pub enum Mode {
         force_after: Option<u64>,
     },
     /// Every update makes a version (`FedAsync`: Xie, Koyejo and Gupta, arXiv 1903.03934). As soon as a client is done,
-    /// another begins.
+    /// another begins. A round has one update, and more only where clients are made to report.
     Asynchronous {
         /// Clients that work at a time.
         concurrency: u32,

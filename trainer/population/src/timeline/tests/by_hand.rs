@@ -244,3 +244,18 @@ fn an_asynchronous_server_waits_for_who_can_be_reached() {
             .collect();
     assert_eq!(shown(&mut timeline), expected);
 }
+
+#[test]
+fn who_can_be_reached_while_others_work_begins_at_once() {
+    // One client from 0 to 15 of 20, who works for ten seconds, the other from 5 to 9, who works one second.
+    let more = "leaving = 'resumed'\navailability = { kind = 'trace', rows = [[[0, 15]], [[5, 9]]], period_s = 20 }";
+    let first = population(&[1.0, 1.0], more).reachable(0, 0.0);
+    let seconds = if first { [10.0, 1.0] } else { [1.0, 10.0] };
+    let population = population(&seconds, more);
+    let (long, short) = if first { (0, 1) } else { (1, 0) };
+    let expected = [format!("0 @ 6: {short}/0"), format!("1 @ 7: {short}/1"), format!("2 @ 8: {short}/2")];
+    assert_eq!(shown(&mut timeline(&population, "kind = 'asynchronous'\nconcurrency = 2", 3)), expected);
+    assert_eq!(shown(&mut timeline(&population, "kind = 'tiered'\ntiers = 2\nper_tier = 1", 3)), expected);
+    let mut timeline = timeline(&population, "kind = 'tiered'\ntiers = 2\nper_tier = 1", 5);
+    assert_eq!(show(&timeline.nth(4).unwrap()), format!("4 @ 10: {long}/0"));
+}
