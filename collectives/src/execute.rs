@@ -122,6 +122,10 @@ impl Streaming {
     }
 }
 
+/// Places of a half of the scratch that a way which wanders visits before it counts as warm. Where there are more, they are
+/// small, and it is never found in the cache what was left there.
+const WANDERED: usize = 64;
+
 /// One rank's program, ready to run.
 #[derive(Debug)]
 pub struct Program {
@@ -227,6 +231,13 @@ impl Program {
     /// The plan, hashed: ranks of one operation have to agree on it.
     pub fn tag(&self) -> u32 {
         self.tag
+    }
+
+    /// How often it has to run, of the `scratch_bytes` that there are, until it finds in its scratch what it has left
+    /// there itself: twice, as there are two halves, or until it has wandered through as much of both as can matter.
+    pub fn uses_until_warm(&self, scratch_bytes: usize) -> usize {
+        let used = (self.plan.scratch * self.plan.element_bytes).max(1);
+        if self.wander { 2 * (scratch_bytes / used).clamp(1, WANDERED) } else { 2 }
     }
 
     /// What it is a part of.

@@ -544,9 +544,6 @@ impl Group {
             Some(fixed) => vec![fixed],
             None => Streaming::worth_trying(most, plan.algorithm, &layout),
         };
-        // Scratch has two halves: from the third operation on, a way finds what it has left itself. A try of a large one is
-        // dear, and leaves nothing of others in the caches.
-        let (warm, tries) = if most < LARGE { (2, 4) } else { (1, 1) };
         let rank = self.rank;
         let ways: Vec<Program> = plans
             .into_iter()
@@ -556,7 +553,12 @@ impl Group {
             })
             .collect();
         let last = (dtype, op, Reducer::new(dtype, op), salt(dtype, op, collective));
-        let prepared = Prepared { trials: Trials::new(ways.len(), warm, tries), ways, input_bytes, output_bytes, last };
+        // A try of a large one is dear, and leaves nothing of others in the caches.
+        let (warm, tries) = match most < LARGE {
+            true => (ways.iter().map(|way| way.uses_until_warm(layout.scratch_bytes)).collect(), 4),
+            false => (vec![1; ways.len()], 1),
+        };
+        let prepared = Prepared { trials: Trials::new(warm, tries), ways, input_bytes, output_bytes, last };
         let key = Key { collective: collective.clone(), element_bytes, registered };
         if self.programs.0.len() == MAX_PROGRAMS {
             self.programs.0.pop();
