@@ -16,7 +16,7 @@ import socket
 import sys
 
 F32, SUM, AUTO = 0, 0, 0
-OK, LOST = 0, 2
+OK, LOST, TIMEOUT, ABORTED = 0, 2, 3, 4
 
 
 class Group:
@@ -41,7 +41,8 @@ class Group:
             return
         text = ctypes.create_string_buffer(1024)
         self._lib.swl_error(self._group, text, ctypes.c_size_t(len(text)))
-        error = ConnectionError if status == LOST else RuntimeError
+        # Somebody is gone, hangs, or gave up: those who live can shrink the group.
+        error = ConnectionError if status in (LOST, TIMEOUT, ABORTED) else RuntimeError
         raise error(text.value.decode(errors="replace"))
 
     @property
@@ -85,7 +86,7 @@ def main(library, address, rank, ranks):
         group.all_reduce(source, target, count)
     except ConnectionError as error:
         print(f"rank {rank}: {error}", flush=True)
-    group.shrink()
+        group.shrink()
     group.all_reduce(source, target, count)
     print(f"rank {rank} is rank {group.rank} of {group.ranks} now: {total[0]:.0f} in all", flush=True)
     group.close()

@@ -465,6 +465,10 @@ fn read(stream: &mut TcpStream, into: &mut [u8], deadline: Instant) -> std::io::
             Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
             Ok(read) => done += read,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            // What the system calls the end of the time that a read has.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "it gave no answer in time"));
+            }
             Err(error) => return Err(error),
         }
     }

@@ -34,6 +34,8 @@ enum Message {
     Decided { epoch: u64, members: u64 },
     /// This rank has ended its last operation of that epoch and goes.
     Leave { epoch: u64 },
+    /// The sender goes on without the one who is told, and closes the connection.
+    Out,
 }
 
 /// The connections to all other ranks, and what came over them.
@@ -58,6 +60,9 @@ struct Shared {
 struct State {
     /// Ranks whose connection has closed, as bits.
     lost: u64,
+    /// Somebody has gone on without this rank. It never comes back: all that it could still agree on is to be alone, which
+    /// nobody wants who was left behind.
+    left_out: bool,
     epoch: u64,
     /// Ranks of this epoch, in its order.
     members: Vec<Rank>,
@@ -172,20 +177,25 @@ impl Control {
         }
     }
 
-    /// Agrees with all who live on who goes on after `epoch`. Whoever gives no answer in time is out.
+    /// Agrees with all who live on who goes on after `epoch`. Whoever gives no answer within two thirds of the time is out.
     ///
     /// Rounds of flooding: in each, everybody says whom it takes to be out, and whoever hears only its own view decides.
-    /// A rank sends one view a round and a decision instead of any later view, so no two decisions differ.
+    /// A rank sends one view a round and a decision instead of any later view, so no two decisions differ. Whoever is out
+    /// and lives is told so before the connection to it closes, and fails for good: closed connections would look to it
+    /// as if all others had died.
     pub(crate) fn agree(&self, epoch: u64, members: &[Rank], timeout: Duration) -> Result<Vec<Rank>, Fault> {
         let all = members.iter().fold(0_u64, |bits, rank| bits | 1 << rank);
         let mut out = 0_u64;
         let end = Instant::now() + timeout;
-        // Ever less for the later rounds, so that a rank that hangs cannot use up the others' time.
-        let mut patience = timeout / 3;
+        if self.shared.lock().left_out {
+            return Err(self.without_this_rank());
+        }
+        // Less for the later rounds, so that a rank that hangs cannot use up the others' time.
+        let mut patience = timeout * 2 / 3;
         for round in 0..=2 * members.len() as u32 {
             out |= self.shared.lock().lost & all;
             let deadline = end.min(Instant::now() + patience);
-            patience = (patience / 2).max(Duration::from_millis(200));
+            patience = (patience / 4).max(Duration::from_millis(200));
             let others: Vec<Rank> =
                 members.iter().copied().filter(|rank| *rank != self.at.rank && out >> rank & 1 == 0).collect();
             for rank in &others {
@@ -194,14 +204,21 @@ impl Control {
             let mut agreed = true;
             let mut heard = out;
             for rank in others {
-                let view = self.receive(rank, deadline, |message| match message {
+                let pick = |message: &mut Message| match message {
                     Message::View { epoch: theirs, round: when, out } if (*theirs, *when) == (epoch, round) => {
                         Some((*out, None))
                     }
                     Message::Decided { epoch: theirs, members } if *theirs == epoch => Some((0, Some(*members))),
                     _ => None,
-                });
-                match view {
+                };
+                // Somebody is further and has given it up: who began earlier does not wait for who waits as long as that.
+                let given_up = |state: &State| {
+                    state.inbox.iter().flatten().any(|message| {
+                        matches!(message, Message::View { epoch: theirs, round: when, out }
+                            if *theirs == epoch && *when > round && out >> rank & 1 == 1)
+                    })
+                };
+                match self.receive_unless(rank, deadline, given_up, pick) {
                     Ok((_, Some(decided))) => return self.decide(epoch, decided, members),
                     Ok((theirs, None)) => {
                         agreed &= theirs == out;
@@ -209,15 +226,15 @@ impl Control {
                     }
                     Err(_) => {
                         // It may only hang: then it finds out that it is out.
-                        self.hang_up(rank);
+                        self.leave_out(rank);
                         agreed = false;
                         heard |= 1 << rank;
                     }
                 }
             }
             out = heard;
-            if out >> self.at.rank & 1 == 1 {
-                return Err(Fault::Lost { rank: self.at.rank, how: "the others go on without this rank".into() });
+            if out >> self.at.rank & 1 == 1 || self.shared.lock().left_out {
+                return Err(self.without_this_rank());
             }
             if agreed {
                 return self.decide(epoch, all & !out, members);
@@ -229,13 +246,17 @@ impl Control {
         Err(Fault::Timeout { after: timeout })
     }
 
+    fn without_this_rank(&self) -> Fault {
+        Fault::Lost { rank: self.at.rank, how: "the others go on without this rank, which came too late".into() }
+    }
+
     fn decide(&self, epoch: u64, decided: u64, members: &[Rank]) -> Result<Vec<Rank>, Fault> {
         let deadline = Instant::now() + Duration::from_millis(500);
         for rank in members.iter().copied().filter(|rank| *rank != self.at.rank && decided >> rank & 1 == 1) {
             self.send(rank, &Message::Decided { epoch, members: decided }, deadline);
         }
         if decided >> self.at.rank & 1 == 0 {
-            return Err(Fault::Lost { rank: self.at.rank, how: "the others go on without this rank".into() });
+            return Err(self.without_this_rank());
         }
         Ok(members.iter().copied().filter(|rank| decided >> rank & 1 == 1).collect())
     }
@@ -274,7 +295,9 @@ impl Control {
         }
     }
 
-    fn hang_up(&self, rank: Rank) {
+    /// Tells a rank that it is out, and hangs up.
+    fn leave_out(&self, rank: Rank) {
+        self.send(rank, &Message::Out, Instant::now() + Duration::from_millis(200));
         if let Some(link) = &self.links[rank] {
             // It is gone already where this fails.
             let _ = link.lock().unwrap_or_else(PoisonError::into_inner).shutdown(Shutdown::Both);
@@ -285,6 +308,16 @@ impl Control {
         &self,
         rank: Rank,
         deadline: Instant,
+        pick: impl FnMut(&mut Message) -> Option<T>,
+    ) -> Result<T, Fault> {
+        self.receive_unless(rank, deadline, |_| false, pick)
+    }
+
+    fn receive_unless<T>(
+        &self,
+        rank: Rank,
+        deadline: Instant,
+        given_up: impl Fn(&State) -> bool,
         mut pick: impl FnMut(&mut Message) -> Option<T>,
     ) -> Result<T, Fault> {
         let began = Instant::now();
@@ -301,8 +334,11 @@ impl Control {
             if state.lost >> rank & 1 == 1 {
                 return Err(Fault::Lost { rank, how: "its connection has closed".into() });
             }
+            if state.left_out {
+                return Err(self.without_this_rank());
+            }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || given_up(&state) {
                 return Err(Fault::Timeout { after: began.elapsed() });
             }
             state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -371,6 +407,10 @@ impl State {
                 {
                     abort.leave(at);
                 }
+            }
+            Message::Out => {
+                self.left_out = true;
+                self.raise_lost(from, "it goes on without this rank, which came too late");
             }
             other => {
                 let inbox = &mut self.inbox[from];

@@ -63,7 +63,8 @@ pub enum CollectiveError {
 }
 
 impl CollectiveError {
-    /// The rank that is gone, or that did not do what was waited for.
+    /// The rank that is gone, or that did not do what was waited for, as the group of the operation counts ranks. `None`
+    /// where another rank gave up first, because somebody hangs: then the text says who waited for whom.
     pub fn missing(&self) -> Option<Rank> {
         match self {
             Self::Failed { fault: Fault::Lost { rank, .. }, .. } => Some(*rank),

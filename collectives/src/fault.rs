@@ -31,7 +31,10 @@ pub enum Fault {
         why: String,
     },
     /// The peer is in the same operation and does something else.
-    #[error("rank {rank} called something else (its tag is {theirs:08x}, ours {ours:08x})")]
+    #[error(
+        "this rank and rank {rank} called something else in the same place: another collective, or one with another count, \
+         type, operation or setting ({ours:08x} here, {theirs:08x} there)"
+    )]
     Mismatch {
         /// Who.
         rank: Rank,

@@ -614,18 +614,25 @@ impl Group {
         self.abort.clone()
     }
 
-    /// Makes a working group of the ranks that live, once this one has failed on all of them. Who gives no answer within
-    /// the time is left out. Ranks are numbered anew, in the old order; [`Group::members`] says who is who.
+    /// Makes a working group of the ranks that live, once this one has failed on all of them. Who has not called it within
+    /// half the time is left out, and gets an error when it does. Ranks are numbered anew, in the old order;
+    /// [`Group::members`] says who is who.
+    ///
+    /// The operation in which a rank died may have ended on some survivors and failed on others: agree on where to go on,
+    /// by an all-reduce of the step's number with [`ReduceOp::Min`] for example. Where a network parts in two, and nobody on
+    /// one side hears anybody of the other, both sides go on: a caller for whom that matters looks at [`Group::ranks`], and
+    /// stops where it is no more than half of what there was.
     ///
     /// # Errors
-    /// [`CollectiveError::Setup`] where the others went on without this rank, or the time was over.
+    /// [`CollectiveError::Setup`] where the others went on without this rank, or the time was over. On a group that works,
+    /// it ends that group on all ranks.
     pub fn shrink(self, timeout: Duration) -> Result<Self, CollectiveError> {
         let Self { control, config, members, epoch, carrier, .. } = self;
         // Peers notice that this rank has given up, if they have not yet.
         control.abort(epoch, None, "a rank shrinks the group");
         drop(carrier);
         let deadline = Instant::now() + timeout;
-        let agreed = control.agree(epoch, &members, timeout / 2);
+        let agreed = control.agree(epoch, &members, timeout * 3 / 4);
         let agreed = agreed.map_err(|fault| CollectiveError::Setup { what: "agreeing on who lives", fault })?;
         // A rank that was left out may live, and write where it could: survivors begin with other memory.
         Self::enter(control, config, agreed, epoch + 1, Regions::default(), deadline)

@@ -34,3 +34,5 @@ pub mod tuner;
 pub use error::CollectiveError;
 pub use group::channels::Channels;
 pub use group::{Group, GroupConfig, Transport};
+pub use swarmloom_kernels::reduce::ReduceOp;
+pub use swarmloom_kernels::{Bf16, Dtype, F16};

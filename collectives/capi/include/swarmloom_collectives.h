@@ -20,7 +20,7 @@ enum swl_status {
     SWL_USAGE = 1,    /* lengths, ranks or numbers that do not fit: nothing was sent */
     SWL_LOST = 2,     /* a rank is gone: swl_missing says which */
     SWL_TIMEOUT = 3,  /* a rank did not do its part in time: swl_missing says which */
-    SWL_ABORTED = 4,  /* another rank gave up and told this one */
+    SWL_ABORTED = 4,  /* another rank gave up and told this one: because of whom, is in the text of swl_error */
     SWL_MISMATCH = 5, /* the ranks called different things */
     SWL_SETUP = 6,    /* the group did not come together */
     SWL_FAILED = 7,   /* anything else, or the group has failed before */
@@ -42,6 +42,9 @@ void swl_group_free(swl_group *group);
 uint32_t swl_rank(const swl_group *group);
 uint32_t swl_ranks(const swl_group *group);
 uint64_t swl_epoch(const swl_group *group);
+/* Ranks of this group, as swl_group_join counted them: `members` has room for swl_ranks. swl_missing counts as the group of
+ * the failed operation does. */
+void swl_members(const swl_group *group, uint32_t *members);
 /* The text of the last failure, cut to `bytes` with its final zero; returns the length of the whole text. */
 size_t swl_error(const swl_group *group, char *text, size_t bytes);
 /* The rank that the last failure is about, or -1. */
@@ -67,7 +70,9 @@ void swl_region_free(swl_region *region);
 /* As swl_all_reduce, with input and output in regions on every rank: no staging. */
 int swl_all_reduce_registered(swl_group *group, const void *input, void *output, size_t count, int dtype, int op);
 
-/* After a failure: makes the group one of those who live. Ranks are numbered anew, in the old order. */
+/* After a failure: makes the group one of those who live. Ranks are numbered anew, in the old order; swl_members says who
+ * is who. A rank that has not called it within half the time is left out, and gets SWL_SETUP when it does. The operation
+ * that failed may have ended on some survivors: agree on where to go on. */
 int swl_shrink(swl_group *group, double timeout_s);
 
 #ifdef __cplusplus

@@ -3,6 +3,7 @@
 //! Nothing unwinds into C: a panic becomes a failure with its message.
 
 use std::ffi::{CStr, c_char, c_void};
+use std::net::ToSocketAddrs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -174,7 +175,7 @@ pub unsafe extern "C" fn swl_group_join(
     unsafe {
         group.write(state);
         with(state, |state| {
-            let parsed = text(address).and_then(|address| address.parse().ok());
+            let parsed = text(address).and_then(|address| address.to_socket_addrs().ok()?.next());
             let transport = match transport {
                 0 => Some(Transport::Auto),
                 1 => Some(Transport::Shm),
@@ -183,7 +184,9 @@ pub unsafe extern "C" fn swl_group_join(
                 _ => None,
             };
             let (Some(address), Some(timeout), Some(transport)) = (parsed, seconds(timeout_s), transport) else {
-                return state.usage("an address is IP:PORT, a timeout is positive, a transport is 0 to 3");
+                return state.usage(
+                    "an address is HOST:PORT and its host is known here, a timeout is positive, a transport is 0 to 3",
+                );
             };
             if token.is_null() && token_bytes > 0 {
                 return state.usage("a null pointer");
@@ -230,6 +233,20 @@ pub unsafe extern "C" fn swl_rank(group: *const SwlGroup) -> u32 {
 pub unsafe extern "C" fn swl_ranks(group: *const SwlGroup) -> u32 {
     // SAFETY: the caller's promise.
     unsafe { group.as_ref() }.and_then(|state| state.group.as_ref()).map_or(0, |group| group.ranks() as u32)
+}
+
+/// See the header.
+///
+/// # Safety
+/// `group` came from [`swl_group_join`]; `members` has room for as many as [`swl_ranks`] says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn swl_members(group: *const SwlGroup, members: *mut u32) {
+    // SAFETY: the caller's promise.
+    let Some(group) = unsafe { group.as_ref() }.and_then(|state| state.group.as_ref()) else { return };
+    for (at, member) in group.members().iter().enumerate() {
+        // SAFETY: as many as ranks, says the caller.
+        unsafe { members.add(at).write(*member as u32) };
+    }
 }
 
 /// See the header.

@@ -141,6 +141,41 @@ fn survivors_go_on_and_who_comes_late_is_out() {
     }
 }
 
+/// Nobody has died: one rank only calls too late, and is told so instead of believing that all others are gone.
+#[test]
+fn who_shrinks_too_late_is_told_and_does_not_go_on_alone() {
+    for transport in [Transport::Shm, Transport::Tcp] {
+        for (late, all) in [(Duration::from_millis(300), true), (Duration::from_millis(1700), false)] {
+            let config = GroupConfig { timeout: Duration::from_secs(5), ..config(transport) };
+            with_group(3, &config, |mut group| {
+                let mut sum = [0.0_f32];
+                group.all_reduce(&[1.0], &mut sum, ReduceOp::Sum).expect("all three");
+                let rank = group.rank();
+                if rank == 2 {
+                    group.abort("enough");
+                }
+                if rank == 1 {
+                    std::thread::sleep(late);
+                }
+                let shrunk = group.shrink(Duration::from_secs(2));
+                match (rank, all) {
+                    (1, false) => {
+                        let error = shrunk.expect_err("too late").to_string();
+                        assert!(error.contains("go on without this rank"), "{error}");
+                    }
+                    _ => {
+                        let mut group = shrunk.expect("they go on");
+                        let members: &[usize] = if all { &[0, 1, 2] } else { &[0, 2] };
+                        assert_eq!(group.members(), members);
+                        group.all_reduce(&[rank as f32], &mut sum, ReduceOp::Sum).expect("the new group");
+                        assert_eq!(sum, [if all { 3.0 } else { 2.0 }]);
+                    }
+                }
+            });
+        }
+    }
+}
+
 #[test]
 fn wrong_lengths_are_refused_before_anything_is_sent() {
     with_group(2, &config(Transport::Shm), |mut group| {
