@@ -26,8 +26,8 @@ pub enum Availability {
     },
     /// From a trace.
     Trace {
-        /// Each row has the times `[from, to)` at which a client can be reached, in seconds, in order and apart. Rows are
-        /// dealt out to clients like cards: all are used equally often, give or take one.
+        /// Each row has the times `[from, to)` at which a client can be reached, in seconds, in order and apart. Rows
+        /// are dealt out to clients like cards: all are used equally often, give or take one.
         rows: Vec<Vec<[f64; 2]>>,
         /// After how many seconds it all begins again.
         period_s: f64,

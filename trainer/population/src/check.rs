@@ -7,8 +7,8 @@ use std::ops::RangeInclusive;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}`: {message}")]
 pub struct FieldError {
-    /// Where it is: `devices.seconds_per_sample.median`. A population's fields are named from its own table; those of a mode
-    /// begin with `mode.`, those of a partition with `partition.`, those of the work with `work.`.
+    /// Where it is: `devices.seconds_per_sample.median`. A population's fields are named from its own table; those of a
+    /// mode begin with `mode.`, those of a partition with `partition.`, those of the work with `work.`.
     pub field: String,
     /// What it is and what it may be.
     pub message: String,

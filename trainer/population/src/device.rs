@@ -15,8 +15,8 @@ pub struct Devices {
     pub seconds_per_sample: Distribution,
     /// Seconds that a task takes beside that.
     pub overhead_s: Distribution,
-    /// Standard deviation of the natural logarithm of a factor with median 1, drawn anew for every task, on its computing
-    /// time: a device that is hot, or busy with something else.
+    /// Standard deviation of the natural logarithm of a factor with median 1, drawn anew for every task, on its
+    /// computing time: a device that is hot, or busy with something else.
     pub variation: f64,
 }
 

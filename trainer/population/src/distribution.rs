@@ -28,8 +28,8 @@ pub enum Distribution {
         /// Standard deviation before that.
         deviation: f64,
     },
-    /// The logarithm is normal. `FedScale`'s devices without a trace: 5 ms a sample times a log-normal with `mu = 1` and
-    /// `sigma = 0.6`, which is `median = 0.0136`.
+    /// The logarithm is normal. `FedScale`'s devices without a trace: 5 ms a sample times a log-normal with `mu = 1`
+    /// and `sigma = 0.6`, which is `median = 0.0136`.
     Lognormal {
         /// Half of all are below; `e^mu`.
         median: f64,
@@ -51,13 +51,13 @@ pub enum Distribution {
         #[serde(default)]
         most: Option<f64>,
     },
-    /// A list, as from a trace. It is dealt out like cards: with as many clients as values each value is used once, with
-    /// more they are used equally often, give or take one.
+    /// A list, as from a trace. It is dealt out like cards: with as many clients as values each value is used once,
+    /// with more they are used equally often, give or take one.
     Values {
         /// The values.
         values: Vec<f64>,
-        /// Whether client 0 has the first one, client 1 the second and so on, from the beginning again at the end of the
-        /// list, and nothing is left to chance.
+        /// Whether client 0 has the first one, client 1 the second and so on, from the beginning again at the end of
+        /// the list, and nothing is left to chance.
         #[serde(default)]
         in_order: bool,
     },
@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn quantiles_are_those_of_each_distribution() {
-        // At 1/4, 1/2 and 3/4, from the inverse distribution functions: the normal's quartile is 0.67449 deviations; cut
-        // off at 0, mean 1 and deviation 1 have those of (1 - p) Phi(-1) + p, Phi(-1) = 0.158655.
+        // At 1/4, 1/2 and 3/4, from the inverse distribution functions: the normal's quartile is 0.67449 deviations;
+        // cut off at 0, mean 1 and deviation 1 have those of (1 - p) Phi(-1) + p, Phi(-1) = 0.158655.
         let cases = [
             (Distribution::Uniform { low: 1.0, high: 3.0 }, [1.5, 2.0, 2.5]),
             (Distribution::Normal { mean: 1.0, deviation: 0.1 }, [0.932551, 1.0, 1.067449]),

@@ -20,21 +20,18 @@ impl Holdings {
     /// [`PartitionError::Index`] where an index is past the labels.
     pub fn new(parts: &[Vec<u32>], labels: &[u8]) -> Result<Self, PartitionError> {
         let mut holdings = Self { samples: Vec::new(), starts: vec![0], classes: Vec::new(), counts: Vec::new() };
-        for (client, part) in parts.iter().enumerate() {
-            let mut counts = [0u32; 256];
+        let mut held: Vec<u8> = Vec::new();
+        for (client, part) in (0u32..).zip(parts) {
+            held.clear();
             for &index in part {
-                let label = labels.get(index as usize).ok_or(PartitionError::Index {
-                    client: client as u32,
-                    index,
-                    samples: labels.len(),
-                })?;
-                if let Some(count) = counts.get_mut(usize::from(*label)) {
-                    *count += 1;
-                }
+                let samples = labels.len();
+                let label = labels.get(index as usize).ok_or(PartitionError::Index { client, index, samples })?;
+                held.push(*label);
             }
-            for (class, count) in (0..=u8::MAX).zip(counts).filter(|&(_, count)| count > 0) {
-                holdings.classes.push(class);
-                holdings.counts.push(count);
+            held.sort_unstable();
+            for class in held.chunk_by(|a, b| a == b) {
+                holdings.classes.extend(class.first());
+                holdings.counts.push(class.len() as u32);
             }
             holdings.samples.push(part.len() as u32);
             holdings.starts.push(holdings.classes.len());

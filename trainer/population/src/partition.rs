@@ -9,16 +9,16 @@ use crate::check::{FieldError, within, wrong};
 /// How samples are shared out among clients.
 ///
 /// Without a number of samples per client every sample is given to exactly one client ([`Partition::Natural`] and
-/// [`Partition::Sorted`] aside, which see). With a number each client gets that many, whatever the data set has: samples
-/// of a class are dealt in random order, and once all are dealt, in a new random order from the beginning. A client gets
-/// none of them twice unless it gets more than there are.
+/// [`Partition::Sorted`] aside, which see). With a number each client gets that many, whatever the data set has:
+/// samples of a class are dealt in random order, and once all are dealt, in a new random order from the beginning. A
+/// client gets none of them twice unless it gets more than there are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Partition {
     /// At random. Sizes differ by one at most.
     Iid {},
     /// Each client holds the same number of classes: "quantity-based label imbalance" of Li et al., "Federated Learning
-    /// on Non-IID Data Silos", 2022, section 4.1. Each class is held by equally many clients, give or take one, who share
+    /// on Non-IID Data Silos", 2022. Each class is held by equally many clients, give or take one, who share
     /// its samples evenly.
     Classes {
         /// Classes of a client.
@@ -36,7 +36,7 @@ pub enum Partition {
         #[serde(default = "one")]
         least: u32,
     },
-    /// Unlike numbers of samples, classes alike: "quantity skew" of Li et al., section 4.3. The clients' shares of all
+    /// Unlike numbers of samples, classes alike: "quantity skew" of Li et al., 2022. The clients' shares of all
     /// samples are drawn from a symmetric Dirichlet distribution. A number of samples per client is their mean.
     Quantity {
         /// Concentration.
@@ -48,9 +48,9 @@ pub enum Partition {
     /// Samples sorted by class and cut into shards of consecutive ones, which are dealt out at random. One shard a
     /// client is what the paper's reference does (100 clients with 600 samples of MNIST each, nearly all of one class);
     /// two are the pathological split of `McMahan` et al., "Communication-Efficient Learning of Deep Networks from
-    /// Decentralized Data", 2017, section 3. With a number of samples per client shards have that many, divided by their
-    /// number, and begin at even distances: they overlap if there are too few samples, and leave some out if there are too
-    /// many.
+    /// Decentralized Data", 2017, section 3. With a number of samples per client shards have that many, divided by
+    /// their number, and begin at even distances: they overlap if there are too few samples, and leave some out if
+    /// there are too many.
     Sorted {
         /// Shards of a client.
         #[serde(default = "one")]
@@ -59,8 +59,8 @@ pub enum Partition {
         #[serde(default = "yes")]
         shuffle: bool,
     },
-    /// As the data set says: a group (a writer, a role of a play) is a client. If there are more groups than clients, which
-    /// are taken is drawn at random. A number of samples per client is the most that is taken of a group.
+    /// As the data set says: a group (a writer, a role of a play) is a client. If there are more groups than clients,
+    /// which are taken is drawn at random. A number of samples per client is the most that is taken of a group.
     Natural {
         /// Groups with fewer samples are left out.
         #[serde(default = "one")]
@@ -72,17 +72,17 @@ pub enum Partition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Over {
-    /// Each client draws its own shares of the classes; all have equally many samples. Hsu, Qi and Brown, "Measuring the
-    /// Effects of Non-Identical Data Distribution for Federated Visual Classification", 2019, section 3 (their `alpha` is
-    /// ours times the number of classes), and the paper's reference. Without a number of samples per client, a class whose
-    /// samples have all been given away drops out of the shares of the clients that follow.
+    /// Each client draws its own shares of the classes; all have equally many samples. Hsu, Qi and Brown, "Measuring
+    /// the Effects of Non-Identical Data Distribution for Federated Visual Classification", 2019 (their `alpha` is
+    /// ours times the number of classes), and the paper's reference. Without a number of samples per client, a class
+    /// whose samples have all been given away drops out of the shares of the clients that follow.
     #[default]
     Classes,
     /// Each class is split among the clients with shares of its own, so that sizes differ as well. Yurochkin et al.,
-    /// "Bayesian Nonparametric Federated Learning of Neural Networks", 2019, section 5; Li et al., 2022, section 4.1. A
-    /// client with fewer than `least` samples takes some from the one that has most (our definition; others draw anew until
-    /// all have enough, which with many clients never happens). A number of samples per client is their mean; what moves to
-    /// a client then may be something that it has.
+    /// "Bayesian Nonparametric Federated Learning of Neural Networks", 2019; "distribution-based label imbalance" of Li
+    /// et al., 2022. A client with fewer than `least` samples takes some from the one that has most (our definition;
+    /// others draw anew until all have enough, which with many clients never happens). A number of samples per client
+    /// is their mean; what moves to a client then may be something that it has.
     Clients,
 }
 

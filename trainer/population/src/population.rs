@@ -49,22 +49,22 @@ impl Default for Spec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Slow {
-    /// The clients that hold most samples of these classes are slow; of equals the first. Without classes they are drawn
-    /// at random.
+    /// The clients that hold most samples of these classes are slow; of equals the first. Without classes they are
+    /// drawn at random.
     #[serde(default)]
     pub classes: Vec<u8>,
     /// How many clients are slow.
     pub count: u32,
-    /// Their updates arrive this many rounds late, whatever their devices say, and before that nothing of theirs does. (In
-    /// the paper's reference program they are on time during so many rounds first.)
+    /// Their updates arrive this many rounds late, whatever their devices say, and before that nothing of theirs does.
+    /// (In the paper's reference program they are on time during so many rounds first.)
     #[serde(default)]
     pub staleness: Option<u64>,
     /// Their computing time is multiplied by this, and their bytes per second divided.
     #[serde(default)]
     pub factor: Option<f64>,
-    /// With `staleness`: whether a slow client can be selected again while an update of it is on its way, so that it takes
-    /// part as often as the others and lateness is all that sets it apart. So it is in the paper. If not, a slow client
-    /// takes part once in `staleness` rounds at most.
+    /// With `staleness`: whether a slow client can be selected again while an update of it is on its way, so that it
+    /// takes part as often as the others and lateness is all that sets it apart. So it is in the paper. If not, a slow
+    /// client takes part once in `staleness` rounds at most.
     #[serde(default = "yes")]
     pub overlap: bool,
 }
@@ -82,8 +82,9 @@ pub enum PopulationError {
     Field(#[from] FieldError),
 }
 
-/// The clients. What a client is like follows from specification and seed and is worked out when it is asked for; beside
-/// the specification's own lists this keeps the number of each client's samples, 4 bytes, and nothing else per client.
+/// The clients. What a client is like follows from specification and seed and is worked out when it is asked for;
+/// beside the specification's own lists this keeps the number of each client's samples, 4 bytes, and nothing else per
+/// client.
 #[derive(Debug, Clone)]
 pub struct Population {
     spec: Spec,
@@ -160,7 +161,8 @@ impl Population {
         }
     }
 
-    /// Seconds that a task takes on a client's device as a rule: without variation from task to task, and without breaks.
+    /// Seconds that a task takes on a client's device as a rule: without variation from task to task, and without
+    /// breaks.
     pub fn task_seconds(&self, client: u32, work: &Work) -> f64 {
         seconds(self.device(client).parts(work, self.samples(client), 1.0).total())
     }

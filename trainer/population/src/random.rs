@@ -1,8 +1,8 @@
 //! Random numbers as a pure function of a seed, what they are for, and two keys.
 //!
 //! What one client or one task draws does not depend on what others drew before it, nor on the order in which anybody
-//! asks. The distributions use the platform's logarithm, sine and cosine, which may differ between platforms in the last
-//! bit; on one platform a seed gives the same numbers always.
+//! asks. The distributions use the platform's logarithm, sine and cosine, which may differ between platforms in the
+//! last bit; on one platform a seed gives the same numbers always.
 
 /// What a stream of numbers is for. Streams of different purposes are unrelated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl Stream {
     }
 
     /// Logarithm of a gamma draw with shape `alpha` and scale 1 (Marsaglia and Tsang, "A Simple Method for Generating
-    /// Gamma Variables", 2000; for a shape below 1 their section 6: `gamma(alpha + 1) * u^(1/alpha)`).
+    /// Gamma Variables", 2000, who give `gamma(alpha + 1) * u^(1/alpha)` for a shape below 1).
     fn ln_gamma(&mut self, alpha: f64) -> f64 {
         if alpha < 1.0 {
             return self.ln_gamma(alpha + 1.0) + self.positive().ln() / alpha;
@@ -138,9 +138,9 @@ impl Stream {
     }
 }
 
-/// The place of `index` in a random order of `0..count`, found without making the order: a Feistel network over the next
-/// power of four, walked until it comes back into the range (Black and Rogaway, "Ciphers with Arbitrary Finite Domains",
-/// 2002, section 3).
+/// The place of `index` in a random order of `0..count`, found without making the order: a Feistel network over the
+/// next power of four, walked until it comes back into the range (Black and Rogaway, "Ciphers with Arbitrary Finite
+/// Domains", 2002: cycle walking).
 pub(crate) fn place(seed: u64, purpose: Purpose, index: u32, count: u32) -> u32 {
     let key = Stream::new(seed, purpose, u64::MAX, 0).state;
     let half = (32 - count.saturating_sub(1).leading_zeros()).div_ceil(2).max(1);

@@ -1,14 +1,14 @@
 //! Who starts from which version when, and whose update arrives in which aggregation.
 //!
-//! Time does not depend on what training yields, so all of it follows from the population, the server's mode and a seed.
-//! It is worked out round by round. Events at one moment are taken in the order in which their tasks began, and what a task
-//! draws belongs to its number, so there is one timeline for one set of arguments. The seed is for selection, drop-out and
-//! variation; a population's own seed is for what clients are. Two runs with equal arguments but unlike strategies see
-//! the same clients at the same times.
+//! Time does not depend on what training yields, so all of it follows from the population, the server's mode and a
+//! seed. It is worked out round by round. Events at one moment are taken in the order in which their tasks began, and
+//! what a task draws belongs to its number, so there is one timeline for one set of arguments. The seed is for
+//! selection, drop-out and variation; a population's own seed is for what clients are. Two runs with equal arguments
+//! but unlike strategies see the same clients at the same times.
 //!
-//! A timeline keeps what is in flight: one record for each task that has begun and not ended, and nothing for other clients.
-//! It has no saved form: a resumed run makes it anew and skips the rounds that it has had ([`Iterator::nth`]), at
-//! some microseconds a task.
+//! A timeline keeps what is in flight: one record for each task that has begun and not ended, and nothing for other
+//! clients. It has no saved form: a resumed run makes it anew and skips the rounds that it has had ([`Iterator::nth`]),
+//! at some microseconds a task.
 
 mod buffered;
 mod flight;
@@ -77,8 +77,8 @@ pub struct Arrival {
     pub started_s: f64,
     /// When it arrived, seconds. Not after the round.
     pub arrived_s: f64,
-    /// In [`Mode::Tiered`] the client's tier, 0 for the fastest. In [`Mode::SemiAsynchronous`] 1 for a slow client and 0 for
-    /// others. 0 otherwise.
+    /// In [`Mode::Tiered`] the client's tier, 0 for the fastest. In [`Mode::SemiAsynchronous`] 1 for a slow client and
+    /// 0 for others. 0 otherwise.
     pub tier: u32,
     /// The share of its local steps that it has taken: 1, but less and above 0 where the server made it report early.
     pub share: f64,
@@ -227,8 +227,8 @@ impl Timeline {
         self.error.as_ref()
     }
 
-    /// The oldest version that a task which is yet to arrive may have started from: rounds to come need none before it. Who
-    /// reads ahead of training also needs those of the rounds in between.
+    /// The oldest version that a task which is yet to arrive may have started from: rounds to come need none before it.
+    /// Who reads ahead of training also needs those of the rounds in between.
     pub fn oldest(&self) -> u64 {
         self.flights.oldest().unwrap_or(self.version).min(self.version)
     }

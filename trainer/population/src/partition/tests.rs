@@ -120,8 +120,8 @@ fn clients_shares_of_classes_are_dirichlet() {
     for alpha in [0.05, 0.5, 5.0, 500.0] {
         let spec = Partition::Dirichlet { alpha, over: Over::Classes, least: 1 };
         let parts = made(&spec, 2_000, Some(50), 1);
-        // Sum of ten second moments of a Dirichlet share, E = (alpha + 1) / (10 alpha + 1); of the shares among 50 drawn by
-        // those, E + (1 - E) / 50.
+        // Sum of ten second moments of a Dirichlet share, E = (alpha + 1) / (10 alpha + 1); of the shares among 50
+        // drawn by those, E + (1 - E) / 50.
         let shares = (alpha + 1.0) / (10.0 * alpha + 1.0);
         let expected = shares + (1.0 - shares) / 50.0;
         assert!((concentration(&parts) / expected - 1.0).abs() < 0.03, "{alpha}: {}", concentration(&parts));

@@ -129,8 +129,8 @@ impl Flights {
         count
     }
 
-    /// Takes the tasks that started from `base` or before and have something to report, in the order in which they began.
-    /// They end `now`, with the share that `report` says.
+    /// Takes the tasks that started from `base` or before and have something to report, in the order in which they
+    /// began. They end `now`, with the share that `report` says.
     pub(super) fn report(&mut self, base: u64, now: Time, report: impl Fn(&Task) -> Option<f64>) -> Vec<Task> {
         if self.oldest().is_none_or(|oldest| oldest > base) {
             return Vec::new();

@@ -8,14 +8,14 @@ use crate::population::Population;
 /// How a server works.
 ///
 /// Where a mode has `max_staleness`, an update that has missed more versions than that is thrown away and counted as
-/// late. Where it has `force_after`, a client whose update would otherwise miss more versions than that reports what it has
-/// got to by then, in time for that aggregation, if it can be reached and has begun to train (PORT: Su and Li, "How
+/// late. Where it has `force_after`, a client whose update would otherwise miss more versions than that reports what it
+/// has got to by then, in time for that aggregation, if it can be reached and has begun to train (PORT: Su and Li, "How
 /// Asynchronous can Federated Learning Be?", 2022); [`crate::Arrival::share`] says how far it got.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Mode {
-    /// A round selects clients, waits for `per_round` of them, and gives up the others (Bonawitz et al., "Towards Federated
-    /// Learning at Scale: System Design", 2019, sections 2 and 9).
+    /// A round selects clients, waits for `per_round` of them, and gives up the others (Bonawitz et al., "Towards
+    /// Federated Learning at Scale: System Design", 2019).
     Synchronous {
         /// Updates that end a round.
         per_round: u32,
@@ -29,8 +29,8 @@ pub enum Mode {
     /// A round selects clients and aggregates what has arrived since the last one, from whichever round it is.
     ///
     /// Where the population's slow clients have a fixed staleness, their updates arrive in the aggregation of so many
-    /// rounds later, and all others in their own round, which lasts `period_s` or, without it, until the last of those is
-    /// there. Otherwise a round lasts `period_s`, and virtual time decides.
+    /// rounds later, and all others in their own round, which lasts `period_s` or, without it, until the last of those
+    /// is there. Otherwise a round lasts `period_s`, and virtual time decides.
     SemiAsynchronous {
         /// Clients that a round selects.
         per_round: u32,
@@ -70,8 +70,8 @@ pub enum Mode {
         #[serde(default)]
         force_after: Option<u64>,
     },
-    /// Clients are put into tiers of equal size by how long a task takes them. Each tier has synchronous rounds of its own,
-    /// and each of those makes a version (`FedAT`: Chai et al., arXiv 2010.05958).
+    /// Clients are put into tiers of equal size by how long a task takes them. Each tier has synchronous rounds of its
+    /// own, and each of those makes a version (`FedAT`: Chai et al., arXiv 2010.05958).
     Tiered {
         /// Number of tiers; tier 0 is the fastest.
         tiers: u32,

@@ -47,8 +47,8 @@ impl Chooser {
         Self { selection, seed, count: 0 }
     }
 
-    /// Up to `want` clients of `pool` that are `eligible`, no two the same; fewer only where no more are. `cursor` is where
-    /// the next turn begins.
+    /// Up to `want` clients of `pool` that are `eligible`, no two the same; fewer only where no more are. `cursor` is
+    /// where the next turn begins.
     pub(super) fn choose(
         &mut self,
         pool: Pool<'_>,
@@ -81,8 +81,8 @@ impl Chooser {
     }
 }
 
-/// Draws one after the other, so that the eligible ones have equal chances each time: first by trying, which does not look
-/// at every client, then, where few are eligible, from the list of those that are left.
+/// Draws one after the other, so that the eligible ones have equal chances each time: first by trying, which does not
+/// look at every client, then, where few are eligible, from the list of those that are left.
 fn uniform(mut stream: Stream, pool: Pool<'_>, want: usize, eligible: impl Fn(u32) -> bool) -> Vec<u32> {
     let mut chosen = Vec::new();
     let mut taken = BTreeSet::new();

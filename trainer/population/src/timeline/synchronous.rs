@@ -4,8 +4,8 @@ use super::{Bounds, EMPTY_ROUNDS_MOST, Round, Timeline, TimelineError};
 use crate::time::{Time, nanoseconds};
 
 impl Timeline {
-    /// Selects, waits until enough have arrived, nobody is at work any more or the deadline has passed, and gives up the
-    /// rest.
+    /// Selects, waits until enough have arrived, nobody is at work any more or the deadline has passed, and gives up
+    /// the rest.
     pub(super) fn synchronous(
         &mut self,
         per_round: u32,
@@ -13,7 +13,7 @@ impl Timeline {
         deadline_s: Option<f64>,
     ) -> Result<Round, TimelineError> {
         let enough = per_round as usize;
-        // Not 14 instead of 13 because 10 * 1.3 is a little more than 13.
+        // Not 56 instead of 55 because 50 * 1.1 is a little more than 55.
         let want = (f64::from(per_round) * (1.0 + over_selection) - 1e-9).ceil() as usize;
         let mut chosen = self.select(want);
         if chosen.is_empty() {

@@ -46,6 +46,14 @@ fn over_selection_gives_the_last_ones_up() {
 }
 
 #[test]
+fn a_tenth_more_than_fifty_is_fifty_five() {
+    // 50 * 1.1 is a little more than 55 in binary.
+    let population = population(&[1.0; 60], "");
+    let round = timeline(&population, "kind = 'synchronous'\nper_round = 50\nover_selection = 0.1", 1).next().unwrap();
+    assert_eq!((round.arrivals.len(), round.late), (50, 5));
+}
+
+#[test]
 fn of_equals_the_first_to_begin_is_in_time() {
     let population = population(&[1.0; 4], "");
     let mut timeline = timeline(&population, "kind = 'synchronous'\nper_round = 3\nover_selection = 0.3", 2);
@@ -144,6 +152,22 @@ fn a_fixed_staleness_is_counted_in_rounds() {
 }
 
 #[test]
+fn a_fixed_staleness_does_not_ask_the_calendar_and_early_reports_escape_loss() {
+    // Half of all tasks are lost, at a moment drawn evenly. Who reports after a quarter of it is lost in an eighth of
+    // them. Nobody can be reached for longer than half a task.
+    let more = "dropout = 0.5\navailability = { kind = 'trace', rows = [[[0, 5]]], period_s = 10 }
+        slow = { count = 2, staleness = 4 }";
+    let population = population(&[10.0, 10.0], more);
+    let arrived = |more: &str| {
+        let text = format!("kind = 'semi_asynchronous'\nper_round = 2\nperiod_s = 10\n{more}");
+        timeline(&population, &text, 2_000).map(|round| round.arrivals.len()).sum::<usize>()
+    };
+    // Five deviations of the binomial: sqrt(4,000 / 4) = 31.6 and sqrt(4,000 * 7/64) = 20.9.
+    assert!(arrived("").abs_diff(2_000) < 160, "{}", arrived(""));
+    assert!(arrived("force_after = 1").abs_diff(3_500) < 110, "{}", arrived("force_after = 1"));
+}
+
+#[test]
 fn a_staleness_of_none_is_none() {
     let population = population(&[1.0, 2.0], "slow = { classes = [0], count = 1, staleness = 0 }");
     let text = "kind = 'semi_asynchronous'\nper_round = 2";
@@ -171,7 +195,8 @@ fn when_all_are_slow_rounds_go_on_without_them() {
 fn every_arrival_makes_a_version() {
     let population = population(&[1.0, 2.5, 10.0], "");
     let mut timeline = timeline(&population, "kind = 'asynchronous'\nconcurrency = 2", 7);
-    // At 1 client 2 begins, at 2.5 client 0, at 3.5 client 1, at 6, 7, 8 and 9 client 0 and 1 by turns: client 2 is busy.
+    // At 1 client 2 begins, at 2.5 client 0, at 3.5 client 1, at 6, 7, 8 and 9 client 0 and 1 by turns: client 2 is
+    // busy.
     assert_eq!(
         shown(&mut timeline),
         ["0 @ 1: 0/0", "1 @ 2.5: 1/0", "2 @ 3.5: 0/2", "3 @ 6: 1/3", "4 @ 7: 0/4", "5 @ 9.5: 1/5", "6 @ 10.5: 0/6"]
@@ -200,8 +225,8 @@ fn who_is_too_stale_is_late_and_who_must_reports() {
 fn a_full_buffer_makes_a_version() {
     let population = population(&[1.0, 2.5, 10.0], "");
     let mut timeline = timeline(&population, "kind = 'buffered'\nconcurrency = 2\nbuffer = 2", 4);
-    // At 1 client 2 begins with version 0, at 2.5 client 0 with version 1, at 3.5 client 1, at 6 client 0, at 7 client 1,
-    // at 9.5 client 0, at 10.5 client 1, and at 11 client 2 is done.
+    // At 1 client 2 begins with version 0, at 2.5 client 0 with version 1, at 3.5 client 1, at 6 client 0, at 7 client
+    // 1, at 9.5 client 0, at 10.5 client 1, and at 11 client 2 is done.
     assert_eq!(shown(&mut timeline), ["0 @ 2.5: 0/0 1/0", "1 @ 6: 0/1 1/1", "2 @ 9.5: 0/2 1/2", "3 @ 11: 0/3 2/0"]);
 }
 
