@@ -56,7 +56,7 @@ pub struct Round {
 }
 
 /// A task that has begun. Whether it ever arrives shows later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begun {
     /// Its number.
     pub task: u64,
@@ -353,7 +353,7 @@ impl Timeline {
         if self.fruitless <= most {
             return Ok(());
         }
-        let Tally { dropped, late, .. } = self.tally.clone();
+        let Tally { dropped, late, .. } = self.tally;
         let (version, seconds) = (self.version, self.now.seconds());
         Err(TimelineError::Fruitless { version, seconds, count: self.fruitless, what, dropped, late })
     }

@@ -78,6 +78,7 @@ fn checked(seed: u64) -> Vec<Round> {
     let mut timeline = Timeline::new(population.clone(), &mode, selection, &WORK, ROUNDS, seed).unwrap();
     let context = format!("seed {seed}: {mode:?} {selection:?} {population:?}");
     let mut tasks = BTreeSet::new();
+    let mut starts: Vec<(u32, u64)> = Vec::new();
     let mut flown: BTreeMap<u32, f64> = BTreeMap::new();
     let (mut version, mut seconds, mut oldest) = (0, 0.0, 0);
     let (mut begun, mut ended, mut uploaded, mut received) = (0, 0, 0, 0);
@@ -85,9 +86,15 @@ fn checked(seed: u64) -> Vec<Round> {
     while let Some(round) = timeline.advance().unwrap_or_else(|error| panic!("{error}: {context}")) {
         assert_eq!(round.version, version, "{context}");
         assert!(round.seconds >= seconds, "{context}");
+        for begun in &round.begun {
+            assert_eq!(begun.task, starts.len() as u64, "{context}");
+            starts.push((begun.client, version));
+        }
+        assert_eq!(round.begun.len() as u64, round.bytes_down / DOWN, "{context}");
         for arrival in &round.arrivals {
             assert!(tasks.insert(arrival.task), "task {} arrives twice: {context}", arrival.task);
             assert!(arrival.base <= version && arrival.base >= oldest, "{arrival:?} {oldest} {context}");
+            assert_eq!(starts.get(arrival.task as usize), Some(&(arrival.client, arrival.base)), "{context}");
             assert!(arrival.started_s <= arrival.arrived_s && arrival.arrived_s <= round.seconds, "{context}");
             assert!(arrival.share > 0.0 && arrival.share <= 1.0, "{context}");
             if !(population.overlap() && population.is_slow(arrival.client)) {
