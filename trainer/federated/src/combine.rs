@@ -9,8 +9,10 @@ mod robust;
 mod tests;
 
 use std::borrow::Cow;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use swarmloom_kernels::robust::weighted_mean;
 
 use crate::privacy::Noise;
@@ -112,8 +114,8 @@ pub struct NearestNeighbours {
     pub f: Faulty,
 }
 
-/// How many vectors may be faulty.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// How many vectors may be faulty. In a file: a whole number, or a part with a decimal point.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Faulty {
     /// As many.
@@ -130,6 +132,35 @@ impl Faulty {
             // What a decimal part lacks of a whole number is no vector less.
             Self::Part(part) => (part * count as f64 + 1e-9) as usize,
         }
+    }
+}
+
+/// Serde's own reading of two kinds of number cannot say what is allowed.
+impl<'de> Deserialize<'de> for Faulty {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = Faulty;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of updates such as 2, or a part of them such as 0.2")
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Faulty, E> {
+                let count = u32::try_from(value).map_err(|_| E::invalid_value(Unexpected::Unsigned(value), &self))?;
+                Ok(Faulty::Count(count))
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Faulty, E> {
+                let count = u64::try_from(value).map_err(|_| E::invalid_value(Unexpected::Signed(value), &self))?;
+                self.visit_u64(count)
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Faulty, E> {
+                Ok(Faulty::Part(value))
+            }
+        }
+        deserializer.deserialize_any(Number)
     }
 }
 

@@ -12,7 +12,9 @@
 //! What the paper's summary leaves open is our definition:
 //!
 //! - *Unique* is a stale update whose cosine distance to every fresh one, of this aggregation and of the last `window`
-//!   versions, is above `threshold`. Without a fresh one, all are.
+//!   versions, is above `threshold`. Without a fresh one, all are. The paper's threshold is not known to us. On digits of 8 by 8
+//!   pixels and 50 clients we measured 0.6 to 0.97 for clients with one class that no fresh one has, and 0.35 to 0.7
+//!   for clients whose data are alike: with few samples for each, updates are far apart however alike the data.
 //! - *The gate*: what staleness does to an update is measured, not guessed. It is the error of stale updates against the
 //!   truths that arrived; before the first truth, what fresh clients' own updates changed by per version since their last
 //!   ones, times the staleness. Below `gate`, a stale update is kept as it is.
@@ -79,10 +81,10 @@ impl Default for Decisions {
     fn default() -> Self {
         Self {
             fresh: 0,
-            threshold: 0.1,
+            threshold: 0.5,
             window: 10,
             common: Common::Keep,
-            gate: 0.05,
+            gate: 0.1,
             blend: Blend::Switch,
             margin: 1.0,
             patience: 5,

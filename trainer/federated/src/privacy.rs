@@ -20,7 +20,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 use swarmloom_kernels::norms;
 
-pub use accountant::{divergence, epsilon};
+pub use accountant::{Step, divergence, epsilon};
 
 use crate::memory::Memory;
 use crate::normal;
@@ -145,9 +145,9 @@ impl Protection {
         match *self {
             Self::Local { clip: bound, epsilon, delta } => {
                 let deviation = deviation(epsilon, delta, 2.0 * bound);
-                for update in updates {
+                for (stream, update) in (2..).zip(updates) {
                     clip(&mut update.delta, bound);
-                    Noise { deviation, seed: seed(2 + u64::from(update.client)) }.add(&mut update.delta);
+                    Noise { deviation, seed: seed(stream) }.add(&mut update.delta);
                 }
             }
             Self::Central { clip: first, noise, adaptive, .. } => {

@@ -152,6 +152,22 @@ fn settings_are_checked() {
 }
 
 #[test]
+fn what_is_no_number_of_updates_is_said() {
+    for text in ["by = { krum = { f = -1 } }", "by = { krum = { f = \"two\" } }", "mixing = { f = 5000000000 }"] {
+        let error = toml::from_str::<Combine>(text).expect_err(text).to_string();
+        assert!(error.contains("a number of updates such as 2, or a part of them such as 0.2"), "{error}");
+        assert!(error.contains("line 1, column"), "{error}");
+    }
+    let combine: Combine = toml::from_str("by = { krum = { f = 2 } }\nmixing = { f = 0.2 }").expect("read");
+    assert_eq!(
+        (combine.by.clone(), combine.mixing),
+        (By::Krum { f: Faulty::Count(2) }, Some(NearestNeighbours { f: Faulty::Part(0.2) }))
+    );
+    let text = serde_json::to_string(&combine).expect("text");
+    assert_eq!(serde_json::from_str::<Combine>(&text).expect("read"), combine);
+}
+
+#[test]
 fn rules_that_take_updates_one_by_one_refuse_to_choose() {
     let combine = Combine::by(By::Median);
     let refused: Vec<&str> = crate::Rule::all()

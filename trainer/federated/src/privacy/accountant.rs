@@ -19,23 +19,39 @@ fn orders() -> impl Iterator<Item = f64> {
     tenths.chain((11..=64).map(f64::from)).chain([128.0, 256.0, 512.0, 1024.0])
 }
 
-/// Epsilon after `steps` aggregations with that noise multiplier, each of a part `sampling_rate` of all clients.
-/// Infinite without noise, or where delta is 0.
-pub fn epsilon(noise_multiplier: f64, sampling_rate: f64, steps: u64, delta: f64) -> f64 {
-    if steps == 0 || sampling_rate <= 0.0 {
-        return 0.0;
+/// What one aggregation tells, by order. Made once for a run: epsilon after any number of them follows at once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step(Vec<(f64, f64)>);
+
+impl Step {
+    /// Of a part `sampling_rate` of all clients, with that noise multiplier.
+    pub fn new(noise_multiplier: f64, sampling_rate: f64) -> Self {
+        Self(orders().map(|order| (order, divergence(noise_multiplier, sampling_rate, order))).collect())
     }
-    let of_order = |order: f64| {
-        let divergence = steps as f64 * divergence(noise_multiplier, sampling_rate, order);
-        divergence - (delta.ln() + order.ln()) / (order - 1.0) + ((order - 1.0) / order).ln()
-    };
-    orders().map(of_order).filter(|epsilon| !epsilon.is_nan()).fold(f64::INFINITY, f64::min).max(0.0)
+
+    /// Epsilon after as many of them. Infinite without noise, or where delta is 0.
+    pub fn epsilon(&self, steps: u64, delta: f64) -> f64 {
+        if steps == 0 || self.0.iter().all(|(_, divergence)| *divergence == 0.0) {
+            return 0.0;
+        }
+        let of_order = |(order, divergence): &(f64, f64)| {
+            let divergence = steps as f64 * divergence;
+            divergence - (delta.ln() + order.ln()) / (order - 1.0) + ((order - 1.0) / order).ln()
+        };
+        let all = self.0.iter().map(of_order);
+        all.filter(|epsilon| !epsilon.is_nan()).fold(f64::INFINITY, f64::min).max(0.0)
+    }
+}
+
+/// [`Step::epsilon`] of a [`Step::new`].
+pub fn epsilon(noise_multiplier: f64, sampling_rate: f64, steps: u64, delta: f64) -> f64 {
+    Step::new(noise_multiplier, sampling_rate).epsilon(steps, delta)
 }
 
 /// The Rényi divergence of one step, of an order above 1.
 pub fn divergence(noise_multiplier: f64, sampling_rate: f64, order: f64) -> f64 {
     let (z, q) = (noise_multiplier, sampling_rate);
-    if q == 0.0 {
+    if q <= 0.0 {
         return 0.0;
     }
     if z.is_nan() || z <= 0.0 || q > 1.0 {
