@@ -82,7 +82,7 @@ fn of_any(z: f64, q: f64, order: f64) -> f64 {
     let mut below = Signed::default();
     let mut above = Signed::default();
     let (mut log, mut negative) = (0.0_f64, false);
-    for i in 0..5000 {
+    for i in 0..4000 {
         let i = f64::from(i);
         let rest = order - i;
         let half = |distance: f64| 0.5_f64.ln() + log_erfc(distance / (SQRT_2 * z));
@@ -91,7 +91,7 @@ fn of_any(z: f64, q: f64, order: f64) -> f64 {
         let second = log + rest * q.ln() + i * (1.0 - q).ln() + gauss(rest) + half(cut - rest);
         below.add(first, negative);
         above.add(second, negative);
-        if first.max(second) < -40.0 && i > order {
+        if first.max(second) < -34.0 && i > order {
             return plus(below.log(), above.log());
         }
         let factor = rest / (i + 1.0);
