@@ -67,14 +67,18 @@ fn check(names: &[String], under: &Path, as_json: bool) -> anyhow::Result<()> {
         .map(|(set, _)| set.name)
         .collect();
     if !bad.is_empty() {
-        bail!("not sound: {}", bad.join(", "));
+        bail!("not found or not sound: {}", bad.join(", "));
     }
     Ok(())
 }
 
 /// A line for a shell that gets a data set, in the first of its ways.
 fn fix(set: &Known, under: &Path) -> String {
-    let way = set.get.first().copied().unwrap_or("nothing: it is inside this program");
+    line(set.get.first().copied().unwrap_or("true"), under)
+}
+
+/// One way to get a data set, from wherever the shell is.
+fn line(way: &str, under: &Path) -> String {
     format!("mkdir -p {0} && cd {0} && {way}", quoted(under))
 }
 
@@ -100,7 +104,7 @@ fn entry(set: &Known, under: &Path) -> String {
         Some(folder) if folder.as_os_str().is_empty() => String::new(),
         Some(folder) => format!("\n{:14} found in {}", "", folder.display()),
         None => {
-            let ways = set.get.iter().map(|way| format!("\n{:14}   cd {} && {way}", "", quoted(under)));
+            let ways = set.get.iter().map(|way| format!("\n{:14}   {}", "", line(way, under)));
             format!(
                 "\n{:14} not found below {}; to get it{}:{}",
                 "",
