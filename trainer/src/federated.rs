@@ -109,12 +109,15 @@ impl Torch<'_> {
         let (mut steps, mut losses) = (0, Vec::new());
         let samples = x.size()[0] as usize;
         let size = if spec.batch_size == 0 { samples } else { spec.batch_size.min(samples) };
-        for epoch in 0..spec.epochs {
+        'epochs: for epoch in 0..spec.epochs {
             let order: Vec<i64> = match size < samples {
                 true => shuffled(samples, random::bits(seed, u64::from(epoch))).iter().map(|at| *at as i64).collect(),
                 false => (0..samples as i64).collect(),
             };
             for batch in order.chunks(size) {
+                if spec.stop_after == Some(steps) {
+                    break 'epochs;
+                }
                 let index = Tensor::f_from_slice(batch)?;
                 let (x, y) = (x.f_index_select(0, &index)?, labels.f_index_select(0, &index)?);
                 let logits = self.forward(&leaves, &x, Some(random::bits(seed, (1 << 32) + u64::from(steps))))?;
@@ -306,8 +309,8 @@ mod tests {
             let samples = Samples { features: &features, labels: &labels };
             let from = network.init(3);
             let correction = draw(4, from.len(), 0.01);
-            let plain = LocalSpec { epochs: 2, batch_size: 23, learning_rate: 0.05, momentum: 0.0, proximal: 0.0 };
-            let all = LocalSpec { batch_size: 0, momentum: 0.9, proximal: 0.1, ..plain };
+            let plain = LocalSpec { epochs: 2, batch_size: 23, learning_rate: 0.05, ..LocalSpec::default() };
+            let all = LocalSpec { batch_size: 0, momentum: 0.9, proximal: 0.1, stop_after: Some(2), ..plain };
             let (mut engine, torch) = (Engine::new(&network), Torch(&network));
             for (spec, correction) in [(plain, None), (all, Some(&correction[..])), (plain, None)] {
                 let ours = engine.train(&from, samples, &spec, correction, 5).expect("trained");

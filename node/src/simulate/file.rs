@@ -6,9 +6,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use swarmloom_classifiers::{Inversion, LocalSpec, Network};
 use swarmloom_datasets::Source;
-use swarmloom_federated::{Combine, Rule};
+use swarmloom_federated::compatible::{self, Choice};
+use swarmloom_federated::compress::Compression;
+use swarmloom_federated::privacy::Protection;
+use swarmloom_federated::{Combine, Rule, secagg};
 use swarmloom_population::{Mode, Partition, Selection, Spec};
-use swarmloom_simulation::{Drift, Entry};
+use swarmloom_simulation::{Attackers, Drift, Entry};
 use toml::{Table, Value};
 
 use crate::config::{ConfigErrors, Located, locate};
@@ -137,19 +140,55 @@ impl Part<'_> {
         self.errors.push(locate(self.file, self.text, path, message));
     }
 
+    fn optional<T: DeserializeOwned>(&mut self, path: &str, value: Option<Value>) -> Option<T> {
+        value.and_then(|value| self.read(path, value))
+    }
+
     fn read<T: DeserializeOwned>(&mut self, path: &str, value: Value) -> Option<T> {
-        match T::deserialize(value) {
-            Ok(value) => Some(value),
+        match T::deserialize(value.clone()) {
+            Ok(read) => Some(read),
             Err(error) => {
                 let message = error.message().trim().to_owned();
-                // About a key below this one: its place is better than that of the table.
-                let field = message.contains("field `").then(|| message.split('`').nth(1)).flatten();
-                let place = field.map_or_else(|| path.to_owned(), |field| format!("{path}.{field}"));
+                let place = blame::<T>(&value, &message).map_or_else(|| path.to_owned(), |key| format!("{path}.{key}"));
                 self.wrong(&place, &message);
                 None
             }
         }
     }
+}
+
+/// The key, with those above it, that an error is about: where reading says something else without it. Tables that say by
+/// one of their keys what they are lose the places of the others.
+fn blame<T: DeserializeOwned>(value: &Value, message: &str) -> Option<String> {
+    fn without(value: &Value, path: &[String]) -> Option<Value> {
+        let mut changed = value.clone();
+        let (last, above) = path.split_last()?;
+        let mut at = &mut changed;
+        for key in above {
+            at = at.get_mut(key.as_str())?;
+        }
+        at.as_table_mut()?.remove(last.as_str())?;
+        Some(changed)
+    }
+    let mut found: Vec<String> = Vec::new();
+    loop {
+        let mut at = value;
+        for key in &found {
+            at = at.get(key.as_str())?;
+        }
+        let keys: Vec<String> = at.as_table().map(|table| table.keys().cloned().collect()).unwrap_or_default();
+        let guilty = keys.into_iter().find(|key| {
+            let path: Vec<String> = found.iter().chain([key]).cloned().collect();
+            let says =
+                |value| T::deserialize(value).err().map(|error: toml::de::Error| error.message().trim().to_owned());
+            without(value, &path).is_some_and(|changed| says(changed).as_deref() != Some(message))
+        });
+        match guilty {
+            Some(key) => found.push(key),
+            None => break,
+        }
+    }
+    (!found.is_empty()).then(|| found.join("."))
 }
 
 impl File {
@@ -307,6 +346,9 @@ impl File {
             let combine = own.remove("combine").unwrap_or_else(|| Value::Table(Table::new()));
             let fresh = own.remove("fresh");
             let own_inversion = own.remove("inversion");
+            let mut optional = |key: &str| own.remove(key);
+            let (attack, protection, compression, secure) =
+                (optional("attackers"), optional("privacy"), optional("compression"), optional("secure"));
             let server = match own.remove("server") {
                 Some(Value::Table(own)) => own,
                 Some(_) => {
@@ -323,6 +365,10 @@ impl File {
                 None => Some(inversion),
             };
             let fresh = fresh.map_or(Some(false), |value| part.read(&format!("{path}.fresh"), value));
+            let attackers: Option<Attackers> = part.optional(&format!("{path}.attackers"), attack);
+            let protection: Option<Protection> = part.optional(&format!("{path}.privacy"), protection);
+            let compression: Option<Compression> = part.optional(&format!("{path}.compression"), compression);
+            let secure: Option<secagg::Settings> = part.optional(&format!("{path}.secure"), secure);
             let name = match (name, &rule) {
                 (Some(value), _) => part.read(&format!("{path}.name"), value),
                 (None, Some(rule)) => Some(rule.name().to_owned()),
@@ -339,7 +385,35 @@ impl File {
             if let Err(error) = swarmloom_federated::strategy(&rule, &combine) {
                 part.wrong(&path, &error.to_string());
             }
-            entries.push(Entry { name, rule, combine, mode, selection, inversion, fresh });
+            let checks = [
+                ("attackers", attackers.map(|one| one.check())),
+                ("privacy", protection.map(|one| one.check().map_err(|error| error.to_string()))),
+                ("compression", compression.map(|one| one.check().map_err(|error| error.to_string()))),
+            ];
+            for (key, checked) in checks {
+                if let Some(Err(error)) = checked {
+                    part.wrong(&format!("{path}.{key}"), &error);
+                }
+            }
+            let (protects, compresses, sums) = (protection.as_ref(), compression.as_ref(), secure.as_ref());
+            let choice =
+                Choice { rule: &rule, combine: &combine, protection: protects, compression: compresses, secure: sums };
+            for conflict in compatible::check(&choice).err().unwrap_or_default() {
+                part.wrong(&path, &conflict.to_string());
+            }
+            entries.push(Entry {
+                name,
+                rule,
+                combine,
+                mode,
+                selection,
+                inversion,
+                fresh,
+                attackers,
+                protection,
+                compression,
+                secure,
+            });
         }
         Some(entries)
     }

@@ -119,7 +119,11 @@ impl Variant {
                         "count": tally.inverted, "mean_cosine": tally.cosine / count, "mean_norm": tally.norm / count,
                         "mean_iterations": tally.iterations as f64 / count,
                         "seconds_each": record.inversion_seconds / count,
+                        "labels_told": tally.revealed.labels / count,
+                        "look_like_their_class": tally.revealed.classified / count,
+                        "distance_to_the_clients": tally.revealed.nearness / count,
                     },
+                    "epsilon": record.epsilon,
                     "evaluations": record.evaluations,
                 })
             };

@@ -139,6 +139,9 @@ fn inversions(page: &mut Page, variant: &Variant) {
                 format!("{:.0}", each(|record| record.tally.iterations as f64)),
                 format!("{:.3}", each(|record| record.tally.cosine)),
                 format!("{:.2}", each(|record| record.tally.norm)),
+                format!("{:.2}", each(|record| record.tally.revealed.labels)),
+                format!("{:.2}", each(|record| record.tally.revealed.classified)),
+                format!("{:.2}", each(|record| record.tally.revealed.nearness)),
             ]
         })
         .collect();

@@ -237,13 +237,16 @@ impl Engine {
         let mut velocity = if spec.momentum > 0.0 { vec![0.0; from.len()] } else { Vec::new() };
         let (mut steps, mut losses) = (0, 0.0);
         let size = if spec.batch_size == 0 { samples.len() } else { spec.batch_size.min(samples.len()) };
-        for epoch in 0..spec.epochs {
+        'epochs: for epoch in 0..spec.epochs {
             let order = match samples.len() {
                 0 => break,
                 all if size < all => shuffled(all, random::bits(seed, u64::from(epoch))),
                 all => (0..all).collect(),
             };
             for batch in order.chunks(size) {
+                if spec.stop_after == Some(steps) {
+                    break 'epochs;
+                }
                 self.pack(&parameters, Back::Parameters);
                 self.gradient.fill(0.0);
                 let dropout = random::bits(seed, (1 << 32) + u64::from(steps));
@@ -443,6 +446,19 @@ mod tests {
         assert_ne!(run(1).delta, run(2).delta);
         assert_eq!(run(1).steps, spec.steps(40));
         assert_eq!(shuffled(5, 4).iter().sum::<usize>(), 10);
+    }
+
+    #[test]
+    fn who_has_to_report_early_has_taken_the_first_steps() {
+        let network = Network::mlp(3, &[4], 2);
+        let features: Vec<f32> = (0..30).map(|index| random::unit(9, index) as f32).collect();
+        let samples = Samples { features: &features, labels: &[0, 1, 0, 1, 0, 1, 0, 1, 0, 1] };
+        let train = |epochs, stop_after| {
+            let spec = LocalSpec { epochs, batch_size: 5, learning_rate: 0.1, stop_after, ..LocalSpec::default() };
+            Engine::new(&network).train(&network.init(1), samples, &spec, None, 7).expect("trained")
+        };
+        assert_eq!(train(3, Some(2)), train(1, None));
+        assert_eq!(train(3, Some(99)), train(3, None));
     }
 
     #[test]

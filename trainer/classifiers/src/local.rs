@@ -17,11 +17,14 @@ pub struct LocalSpec {
     pub momentum: f64,
     /// Weight of half the squared distance to the parameters that were given: FedProx's term, Li et al. 2020.
     pub proximal: f64,
+    /// Steps after which it ends, whatever is left: a client that has to report early.
+    #[serde(skip)]
+    pub stop_after: Option<u32>,
 }
 
 impl Default for LocalSpec {
     fn default() -> Self {
-        Self { epochs: 5, batch_size: 0, learning_rate: 0.01, momentum: 0.0, proximal: 0.0 }
+        Self { epochs: 5, batch_size: 0, learning_rate: 0.01, momentum: 0.0, proximal: 0.0, stop_after: None }
     }
 }
 

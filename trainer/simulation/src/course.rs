@@ -5,7 +5,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use swarmloom_classifiers::{Inversion, LocalSpec, Model, Recovered, Repeated, Trained};
+use swarmloom_federated::attack::Attack;
+use swarmloom_federated::compress::Compression;
 use swarmloom_federated::inversion::{Decisions, Treatment};
+use swarmloom_federated::privacy::Protection;
+use swarmloom_federated::secagg;
 use swarmloom_federated::{Combine, Memory, Rule, Server, Start, Strategy, Update, strategy};
 use swarmloom_population::{
     Arrival, Holdings, Mode, Partition, Population, Round, Selection, Spec, Timeline, Work, partition,
@@ -58,6 +62,37 @@ pub struct Entry {
     pub inversion: Inversion,
     /// The staleness of slow clients is taken away: what the others are measured against.
     pub fresh: bool,
+    /// Clients that do harm.
+    pub attackers: Option<Attackers>,
+    /// Differential privacy.
+    pub protection: Option<Protection>,
+    /// How updates travel.
+    pub compression: Option<Compression>,
+    /// Sums that the server learns nothing else of.
+    pub secure: Option<secagg::Settings>,
+}
+
+/// Clients that do harm.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attackers {
+    /// Which part of all clients, chosen at random.
+    pub part: f64,
+    /// What they do.
+    pub what: Attack,
+}
+
+impl Attackers {
+    /// Whether the settings make sense.
+    ///
+    /// # Errors
+    /// What does not, in words.
+    pub fn check(&self) -> Result<(), String> {
+        if !(0.0..=1.0).contains(&self.part) {
+            return Err("a part is from 0 to 1".into());
+        }
+        self.what.check().map_err(|error| error.to_string())
+    }
 }
 
 /// What a run goes on from.
@@ -70,6 +105,8 @@ struct State {
     /// Where tasks under way begin, where that is not the version itself.
     starts: BTreeMap<u64, Begun>,
     recovered: BTreeMap<u32, Arc<Recovered>>,
+    /// What compression has left out of each client's updates so far.
+    residuals: BTreeMap<u32, Vec<f32>>,
     record: Record,
     bytes: [u64; 2],
     /// Sum and number of losses since the last evaluation.
@@ -90,6 +127,7 @@ pub struct Course<'a> {
     strategy: Box<dyn Strategy>,
     seed: u64,
     indices: Vec<Arc<[u32]>>,
+    attackers: BTreeSet<u32>,
     timeline: Timeline,
     state: State,
     /// Rounds that are known and to come, to train ahead for where a round has few updates.
@@ -118,6 +156,8 @@ enum Purpose {
     Training,
     Inversion,
     Strategy,
+    Attackers,
+    Compression,
 }
 
 fn derived(seed: u64, purpose: Purpose, number: u64) -> u64 {
@@ -157,8 +197,10 @@ impl<'a> Course<'a> {
             }
         }
         let population = Population::new(&spec, &holdings, derived(seed, Purpose::Population, 0))?;
-        let bytes = 4 * setup.model.parameters() as u64;
-        let work = Work { epochs: setup.local.epochs, bytes_down: bytes, bytes_up: bytes };
+        let bytes_down = 4 * setup.model.parameters() as u64;
+        let compressed = entry.compression.map(|compression| compression.bytes(setup.model.parameters()) as u64);
+        let bytes_up = compressed.unwrap_or(bytes_down);
+        let work = Work { epochs: setup.local.epochs, bytes_down, bytes_up };
         let timeline = Timeline::new(
             Arc::new(population),
             &entry.mode,
@@ -174,6 +216,7 @@ impl<'a> Course<'a> {
             evaluations: Vec::new(),
             tally: Tally::default(),
             inversion_seconds: 0.0,
+            epsilon: None,
         };
         let state = State {
             version: 0,
@@ -182,14 +225,16 @@ impl<'a> Course<'a> {
             memory: Memory::default(),
             starts: BTreeMap::new(),
             recovered: BTreeMap::new(),
+            residuals: BTreeMap::new(),
             record,
             bytes: [0; 2],
             losses: (0.0, 0),
         };
         let strategy = strategy(&entry.rule, &entry.combine)?;
         let indices = parts.into_iter().map(Arc::from).collect();
+        let attackers = attackers(entry.attackers.as_ref(), clients, derived(seed, Purpose::Attackers, 0));
         let (upcoming, ready) = (VecDeque::new(), HashMap::new());
-        Ok(Self { setup, entry, strategy, seed, indices, timeline, state, upcoming, ready })
+        Ok(Self { setup, entry, strategy, seed, indices, attackers, timeline, state, upcoming, ready })
     }
 
     /// What was measured so far.
@@ -343,14 +388,19 @@ impl<'a> Course<'a> {
         };
         let mut spec = self.setup.local;
         spec.proximal += self.strategy.local().proximal;
+        let indices = self.indices.get(arrival.client as usize).cloned().unwrap_or_default();
+        if arrival.share < 1.0 {
+            spec.stop_after = Some((arrival.share * f64::from(spec.steps(indices.len()))).round().max(1.0) as u32);
+        }
+        let lies = self.attackers.contains(&arrival.client);
         Ok(Job::Train {
             from,
-            indices: self.indices.get(arrival.client as usize).cloned().unwrap_or_default(),
+            indices,
             version: arrival.base,
             spec,
             correction: begun.and_then(|begun| begun.correction.clone()),
             seed: derived(self.seed, Purpose::Training, arrival.task),
-            flipped: false,
+            attack: self.entry.attackers.as_ref().filter(|_| lies).map(|attackers| attackers.what),
         })
     }
 
@@ -404,10 +454,17 @@ impl<'a> Course<'a> {
             clients: self.setup.population.clients,
             seed: derived(self.seed, Purpose::Strategy, 0),
         };
-        let updates = match &self.entry.rule {
+        let updates = self.sent(&server, updates)?;
+        let mut updates = match &self.entry.rule {
             Rule::Inversion(decisions) => self.freshen(*decisions, &server, updates, executor)?,
             _ => updates,
         };
+        if let Some(protection @ Protection::Central { .. }) = &self.entry.protection {
+            protection.protect(&mut self.state.memory, &server, &mut updates);
+        }
+        if let Some(secure) = &self.entry.secure {
+            secure.prepare(&mut self.state.memory, &server, 0);
+        }
         let next = self.strategy.aggregate(&mut self.state.memory, &server, &updates);
         let next = next.map_err(|error| SimulationError::Aggregate {
             strategy: self.entry.name.clone(),
@@ -416,6 +473,33 @@ impl<'a> Course<'a> {
         })?;
         self.state.parameters = next.into();
         Ok(())
+    }
+
+    /// What the server gets of the clients' updates: after local privacy, lies and compression.
+    fn sent(&mut self, server: &Server<'_>, mut updates: Vec<Update>) -> Result<Vec<Update>, SimulationError> {
+        if let Some(protection @ Protection::Local { .. }) = &self.entry.protection {
+            protection.protect(&mut self.state.memory, server, &mut updates);
+        }
+        if let Some(attackers) = &self.entry.attackers {
+            attackers.what.carry_out(server, &mut updates, |update| self.attackers.contains(&update.client));
+        }
+        if let Some(compression) = &self.entry.compression {
+            for update in &mut updates {
+                let residual = self.state.residuals.entry(update.client).or_default();
+                let seed = derived(
+                    derived(self.seed, Purpose::Compression, server.version),
+                    Purpose::Compression,
+                    update.client.into(),
+                );
+                let bytes = compression.encode(&update.delta, residual, seed);
+                let decoded = compression.decode(&bytes, update.delta.len());
+                update.delta = decoded.map_err(|error| SimulationError::State(error.to_string()))?;
+            }
+            if !compression.keeps() {
+                self.state.residuals.clear();
+            }
+        }
+        Ok(updates)
     }
 
     /// Turns those stale updates fresh that are worth it.
@@ -444,13 +528,15 @@ impl<'a> Course<'a> {
                     Purpose::Inversion,
                     update.client.into(),
                 ),
+                indices: self.indices.get(update.client as usize).cloned().unwrap_or_default(),
+                version: update.base,
             });
         }
         let mut outcomes = executor.run(jobs)?.into_iter();
         let mut inverted = Vec::with_capacity(updates.len());
         for (update, treatment) in updates.iter().zip(&plan) {
             let outcome = if *treatment == Treatment::Invert { outcomes.next() } else { None };
-            let Some(Outcome::Inverted { found, delta, seconds }) = outcome else {
+            let Some(Outcome::Inverted { found, delta, revealed, seconds }) = outcome else {
                 inverted.push(None);
                 continue;
             };
@@ -460,6 +546,10 @@ impl<'a> Course<'a> {
             record.tally.cosine += f64::from(found.cosine);
             record.tally.norm += f64::from(found.norm);
             record.tally.iterations += u64::from(found.iterations);
+            let sums = &mut record.tally.revealed;
+            sums.labels += revealed.labels;
+            sums.classified += revealed.classified;
+            sums.nearness += revealed.nearness;
             self.state.recovered.insert(update.client, Arc::new(found.data));
             inverted.push(Some(delta));
         }
@@ -485,7 +575,21 @@ impl<'a> Course<'a> {
         let loss = (losses.0 / f64::from(losses.1.max(1))) as f32;
         *losses = (0.0, 0);
         let (version, bytes_down, bytes_up) = (*version, *bytes_down, *bytes_up);
+        let per_round = record.tally.updates as f64 / version.max(1) as f64;
+        let clients = self.setup.population.clients;
+        record.epsilon = self.entry.protection.map(|protection| protection.spent(version, per_round, clients));
         record.evaluations.push(Evaluation { version, seconds, bytes_down, bytes_up, classes, loss });
         Ok(())
     }
 }
+
+/// Clients that do harm: as many of all as the part says, those whose draws are lowest.
+fn attackers(attackers: Option<&Attackers>, clients: u32, seed: u64) -> BTreeSet<u32> {
+    let count = attackers.map_or(0, |attackers| (attackers.part * f64::from(clients)).round() as usize);
+    let mut all: Vec<u32> = (0..clients).collect();
+    all.sort_by_key(|client| (swarmloom_classifiers::random::bits(seed, u64::from(*client)), *client));
+    all.into_iter().take(count).collect()
+}
+
+#[cfg(test)]
+mod tests;

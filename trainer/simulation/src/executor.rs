@@ -9,8 +9,11 @@ use swarmloom_classifiers::{
     ClassifierError, Inversion, Inverted, LocalSpec, Model, Recovered, Repeated, Samples, Trained, Worker,
 };
 
+use swarmloom_federated::attack::Attack;
+
 use crate::SimulationError;
 use crate::data::{Data, Drift};
+use crate::reveal::{Revealed, reveal};
 
 /// Something to compute. It carries all that its result follows from.
 #[derive(Debug, Clone)]
@@ -29,8 +32,8 @@ pub enum Job {
         correction: Option<Arc<[f32]>>,
         /// Of this training.
         seed: u64,
-        /// Whether every label is the last class less itself: label flipping (Fang et al. 2020, section 5.1).
-        flipped: bool,
+        /// What the client does to its labels, if it is one that does harm.
+        attack: Option<Attack>,
     },
     /// A part of the test set.
     Score {
@@ -55,6 +58,10 @@ pub enum Job {
         before: Option<Arc<Recovered>>,
         /// Of this inversion.
         seed: u64,
+        /// The client's samples: not for the inversion, but to see what it has revealed of them.
+        indices: Arc<[u32]>,
+        /// The version at which the client began.
+        version: u64,
     },
 }
 
@@ -71,6 +78,8 @@ pub enum Outcome {
         found: Inverted,
         /// The update that the recovered data give from the server's parameters of now.
         delta: Vec<f32>,
+        /// What the recovered data say of the client's.
+        revealed: Revealed,
         /// Seconds of one thread that it took; the one thing here that differs from run to run.
         seconds: f64,
     },
@@ -225,10 +234,11 @@ pub fn compute(
     drift: Option<&Drift>,
 ) -> Result<Outcome, ClassifierError> {
     match job {
-        Job::Train { from, indices, version, spec, correction, seed, flipped } => {
+        Job::Train { from, indices, version, spec, correction, seed, attack } => {
             let (features, mut labels) = data.gather(indices, drift, *version);
-            if *flipped {
-                labels.iter_mut().for_each(|label| *label = (data.classes - 1) as u8 - *label);
+            if let Some(attack) = attack {
+                let classes = data.classes.min(255) as u8;
+                labels.iter_mut().for_each(|label| *label = attack.label(*label, classes));
             }
             let samples = Samples { features: &features, labels: &labels };
             let trained = worker.train(from, samples, spec, correction.as_deref(), *seed)?;
@@ -241,11 +251,14 @@ pub fn compute(
                 Samples { features: &test.features[first * width..last * width], labels: &test.labels[*first..*last] };
             Ok(Outcome::Scored(worker.score(parameters, samples)?))
         }
-        Job::Invert { from, delta, now, training, spec, before, seed } => {
+        Job::Invert { from, delta, now, training, spec, before, seed, indices, version } => {
             let begun = Instant::now();
             let found = worker.invert(from, delta, *training, spec, before.as_deref(), *seed)?;
             let delta = worker.retrain(now, &found.data, *training, spec.steps)?;
-            Ok(Outcome::Inverted { found, delta, seconds: begun.elapsed().as_secs_f64() })
+            let seconds = begun.elapsed().as_secs_f64();
+            let held = data.gather(indices, drift, *version);
+            let revealed = reveal(worker, now, &found.data, (&held.0, &held.1), data)?;
+            Ok(Outcome::Inverted { found, delta, revealed, seconds })
         }
     }
 }

@@ -9,11 +9,13 @@ pub mod course;
 pub mod data;
 pub mod executor;
 pub mod record;
+pub mod reveal;
 
-pub use course::{Course, Entry, Setup};
+pub use course::{Attackers, Course, Entry, Setup};
 pub use data::{Data, Drift, Transform};
 pub use executor::{Executor, Job, Outcome, Threads};
 pub use record::{Evaluation, Record, Tally};
+pub use reveal::Revealed;
 
 use swarmloom_classifiers::ClassifierError;
 use swarmloom_federated::{AggregateError, RuleError};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::reveal::Revealed;
+
 /// The test set's answers at one version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
@@ -49,6 +51,8 @@ pub struct Tally {
     pub norm: f64,
     /// Sum over those of the steps that were taken.
     pub iterations: u64,
+    /// Sums over those of what the recovered data reveal.
+    pub revealed: Revealed,
 }
 
 /// The longest staleness that is counted apart; what is staler counts here.
@@ -79,6 +83,8 @@ pub struct Record {
     pub tally: Tally,
     /// Seconds of one thread that inversions took, all together: measured, so different from run to run.
     pub inversion_seconds: f64,
+    /// What was told about any one client, where clients are protected: differential privacy's epsilon.
+    pub epsilon: Option<f64>,
 }
 
 impl Record {
@@ -119,6 +125,7 @@ mod tests {
             evaluations: vec![evaluation(0, [0, 2]), evaluation(5, [8, 4])],
             tally: Tally::default(),
             inversion_seconds: 0.0,
+            epsilon: None,
         };
         assert_eq!((record.last(&[]), record.last(&[0]), record.last(&[1])), (0.6, 0.8, 0.4));
         assert_eq!((record.averaged(&[]), record.averaged(&[0])), (0.35, 0.4));
