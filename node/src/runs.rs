@@ -209,6 +209,10 @@ pub(crate) fn check(path: &Path, as_json: bool) -> anyhow::Result<()> {
 /// The run's id; `None` for a file of settings only.
 fn check_file(path: &Path) -> anyhow::Result<Option<String>> {
     let (name, text) = entry::read_text(path)?;
+    if crate::simulate::is_simulation(&text) {
+        crate::simulate::check(&name, &text)?;
+        return Ok(None);
+    }
     let file = RunFile::parse(&name, &text)?;
     let Some(table) = &file.run else { return Ok(None) };
     let (spec, book) = TaskBook::from_table(&name, &text, table)?;

@@ -30,6 +30,8 @@ use crate::say;
 const EXAMPLE: &str = include_str!("simulate/example.toml");
 /// Time between two saved states of a run.
 const SAVE_EVERY: Duration = Duration::from_secs(20);
+/// Raised when what a saved state means changes: older ones are as none.
+const STATE_FORMAT: u32 = 1;
 /// Variants that a sweep may have.
 const MAX_VARIANTS: usize = 256;
 
@@ -64,7 +66,9 @@ pub(crate) fn run(args: &SimulateArgs, as_json: bool) -> anyhow::Result<()> {
     for (number, (values, file)) in variants.iter().enumerate() {
         let label = values.iter().map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join(", ");
         let states = out.join("state").join(number.to_string());
-        let stamp = hex::encode(digest::digest(&digest::SHA256, format!("{text}\n{label}").as_bytes()).as_ref());
+        let stamp = hex::encode(
+            digest::digest(&digest::SHA256, format!("{STATE_FORMAT}\n{text}\n{label}").as_bytes()).as_ref(),
+        );
         let simulated = simulate(file, (&name, &text), &label, threads, &states, &stamp, args.restart)?;
         done.push(simulated);
     }
@@ -74,6 +78,19 @@ pub(crate) fn run(args: &SimulateArgs, as_json: bool) -> anyhow::Result<()> {
     let _ = std::fs::remove_dir_all(out.join("state"));
     let page = out.join("report.html");
     say(as_json, &outcome.json(&page), || outcome.text(&page))
+}
+
+/// Whether a file says what a simulation file alone says.
+pub(crate) fn is_simulation(text: &str) -> bool {
+    text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("strategy") || table.contains_key("population"))
+}
+
+/// Checks a simulation file without running it. Data are not read.
+///
+/// # Errors
+/// All that is wrong.
+pub(crate) fn check(name: &str, text: &str) -> anyhow::Result<()> {
+    variants(&File::parse(name, text)?, name, text).map(|_| ())
 }
 
 /// The file itself, or one for each combination of the values that its sweep has.
@@ -182,7 +199,8 @@ fn simulate(
                 let state = states.join(format!("{number}"));
                 let mut course = Course::new(&setup, entry, seed)?;
                 if let Some(saved) = read_state(&state, stamp)? {
-                    course.restore(&saved)?;
+                    let advice = || format!("{}: --restart starts over", state.display());
+                    course.restore(&saved).with_context(advice)?;
                     bar.inc(course.version());
                 }
                 let before = course.record().tally.updates;

@@ -13,7 +13,7 @@ fn home() -> tempfile::TempDir {
 #[test]
 fn every_verb_has_help_with_an_example() {
     let home = home();
-    let verbs: [&[&str]; 19] = [
+    let verbs: [&[&str]; 20] = [
         &["run", "new"],
         &["invite"],
         &["join"],
@@ -27,6 +27,7 @@ fn every_verb_has_help_with_an_example() {
         &["task", "list"],
         &["task", "sample"],
         &["task", "score"],
+        &["simulate"],
         &["data", "list"],
         &["data", "check"],
         &["bench", "tasks"],

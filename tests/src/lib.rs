@@ -14,6 +14,8 @@ mod process;
 #[cfg(test)]
 mod resume;
 #[cfg(test)]
+mod simulate;
+#[cfg(test)]
 mod soak;
 #[cfg(test)]
 mod swarm;

@@ -42,7 +42,14 @@ impl World {
     }
 
     /// Runs to the end on so many threads; goes on from a state where there is one, and stops after a round where it is said.
-    fn run(&self, setup: &Setup<'_>, entry: &Entry, threads: usize, from: Option<&[u8]>, stop: u64) -> (Record, Vec<u8>) {
+    fn run(
+        &self,
+        setup: &Setup<'_>,
+        entry: &Entry,
+        threads: usize,
+        from: Option<&[u8]>,
+        stop: u64,
+    ) -> (Record, Vec<u8>) {
         std::thread::scope(|scope| {
             let (executor, _) = Threads::start(scope, threads, &self.network, &self.data, setup.drift);
             let mut course = Course::new(setup, entry.clone(), 3).expect("a course");
@@ -109,7 +116,9 @@ fn asynchronous_runs_do_not_depend_on_threads_either() {
         Mode::Buffered { concurrency: 9, buffer: 3, max_staleness: None, force_after: Some(4) },
         Mode::Tiered { tiers: 3, per_tier: 2 },
     ] {
-        for rule in Rule::all().into_iter().filter(|rule| matches!(rule, Rule::FedAsync(_) | Rule::FedBuff(_) | Rule::FedAt(_))) {
+        for rule in
+            Rule::all().into_iter().filter(|rule| matches!(rule, Rule::FedAsync(_) | Rule::FedBuff(_) | Rule::FedAt(_)))
+        {
             let entry = Entry { mode: mode.clone(), ..entry(rule) };
             let one = world.run(&setup, &entry, 1, None, 99);
             assert_eq!(one, world.run(&setup, &entry, 3, None, 99), "{mode:?}");
