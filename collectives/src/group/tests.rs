@@ -155,6 +155,7 @@ fn who_shrinks_too_late_is_told_and_does_not_go_on_alone() {
                     group.abort("enough");
                 }
                 if rank == 1 {
+                    #[allow(clippy::disallowed_methods, reason = "being late is what is tested")]
                     std::thread::sleep(late);
                 }
                 let shrunk = group.shrink(Duration::from_secs(2));

@@ -268,10 +268,8 @@ impl File {
         });
         let strategies = Self::strategies(&mut part, &table, server.unwrap_or_default(), inversion.unwrap_or_default());
         let sweep: Option<BTreeMap<String, Vec<Value>>> = part.read("sweep", or_empty("sweep"));
-        if let Some(seeds) = &seeds {
-            if seeds.is_empty() {
-                part.wrong("seeds", "at least one is needed");
-            }
+        if seeds.as_ref().is_some_and(Vec::is_empty) {
+            part.wrong("seeds", "at least one is needed");
         }
         if rounds == Some(0) {
             part.wrong("rounds", "at least one is needed");
@@ -298,10 +296,10 @@ impl File {
                 part.wrong("evaluation.target", "an accuracy is from 0 to 1");
             }
         }
-        if let Some(ModelTable::Mlp { hidden }) = &model {
-            if hidden.len() > 16 || hidden.iter().any(|width| !(1..=8192).contains(width)) {
-                part.wrong("model.hidden", "at most 16 layers of 1 to 8192");
-            }
+        if let Some(ModelTable::Mlp { hidden }) = &model
+            && (hidden.len() > 16 || hidden.iter().any(|width| !(1..=8192).contains(width)))
+        {
+            part.wrong("model.hidden", "at most 16 layers of 1 to 8192");
         }
         if let Some(Err(error)) = inversion.map(|inversion| inversion.check()) {
             part.wrong("inversion", &error.to_string());

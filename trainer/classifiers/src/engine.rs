@@ -342,23 +342,20 @@ fn step(
     spec: &LocalSpec,
 ) {
     let (rate, proximal, momentum) = (spec.learning_rate as f32, spec.proximal as f32, spec.momentum as f32);
-    let corrected = |at: usize, parameter: f32| {
-        let correction = correction.map_or(0.0, |correction| correction[at]);
-        gradient[at] + correction + proximal * (parameter - start[at])
-    };
     if correction.is_none() && proximal == 0.0 && velocity.is_empty() {
         for (parameter, gradient) in parameters.iter_mut().zip(gradient) {
             *parameter -= rate * gradient;
         }
         return;
     }
-    for at in 0..parameters.len() {
-        let mut direction = corrected(at, parameters[at]);
+    for (at, parameter) in parameters.iter_mut().enumerate() {
+        let correction = correction.map_or(0.0, |correction| correction[at]);
+        let mut direction = gradient[at] + correction + proximal * (*parameter - start[at]);
         if let Some(velocity) = velocity.get_mut(at) {
             *velocity = momentum * *velocity + direction;
             direction = *velocity;
         }
-        parameters[at] -= rate * direction;
+        *parameter -= rate * direction;
     }
 }
 

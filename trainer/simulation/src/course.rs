@@ -188,13 +188,11 @@ impl<'a> Course<'a> {
         )?;
         let holdings = Holdings::new(&parts, &setup.data.labels)?;
         let mut spec = setup.population.clone();
-        if entry.fresh {
-            if let Some(slow) = &mut spec.slow {
-                (slow.staleness, slow.factor) = match slow.staleness {
-                    Some(_) => (Some(0), None),
-                    None => (None, Some(1.0)),
-                };
-            }
+        if let Some(slow) = spec.slow.as_mut().filter(|_| entry.fresh) {
+            (slow.staleness, slow.factor) = match slow.staleness {
+                Some(_) => (Some(0), None),
+                None => (None, Some(1.0)),
+            };
         }
         let population = Population::new(&spec, &holdings, derived(seed, Purpose::Population, 0))?;
         let bytes_down = 4 * setup.model.parameters() as u64;

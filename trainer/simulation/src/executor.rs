@@ -116,9 +116,13 @@ struct State {
     closed: bool,
 }
 
+/// What came of a job that has been computed.
+type Done = Option<Result<Outcome, ClassifierError>>;
+
 #[derive(Debug)]
 struct Batch {
-    left: Mutex<(usize, Vec<Option<Result<Outcome, ClassifierError>>>)>,
+    /// How many are left, and what came of each.
+    left: Mutex<(usize, Vec<Done>)>,
     done: Condvar,
 }
 
@@ -168,7 +172,7 @@ impl Executor for Threads {
             left = batch.done.wait(left).unwrap_or_else(PoisonError::into_inner);
         }
         let lost = || SimulationError::Worker("it gave no result".into());
-        let outcome = |outcome: Option<Result<Outcome, ClassifierError>>| Ok(outcome.ok_or_else(lost)??);
+        let outcome = |outcome: Done| Ok(outcome.ok_or_else(lost)??);
         std::mem::take(&mut left.1).into_iter().map(outcome).collect()
     }
 
@@ -182,7 +186,7 @@ fn vec_of_none<T>(count: usize) -> Vec<Option<T>> {
 }
 
 /// Counts a job as done however its computation ends, so that nobody waits for ever.
-struct Ticket(Arc<Batch>, usize, Option<Result<Outcome, ClassifierError>>);
+struct Ticket(Arc<Batch>, usize, Done);
 
 impl Drop for Ticket {
     fn drop(&mut self) {
