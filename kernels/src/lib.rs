@@ -5,6 +5,8 @@
 //!
 //! For training small classifiers, as many as a federated simulation has: [`convolution`] and [`pooling`].
 //!
+//! [`random`] draws numbers by seed and index.
+//!
 //! For buffers that several parties hold: [`reduce`] and [`copy`] (also on memory that is shared with other processes),
 //! [`quantise`], [`fp8`] and [`sparsify`], the aggregations of [`robust`], the optimizer steps of [`outer`], and
 //! [`norms`]. [`fused`] and [`outer::mean_step`] do several of these in one pass, with the same bits as one after
@@ -49,6 +51,7 @@ pub mod norms;
 pub mod outer;
 pub mod pooling;
 pub mod quantise;
+pub mod random;
 pub mod reduce;
 pub mod robust;
 pub mod rotary;

@@ -10,7 +10,7 @@ use swarmloom_classifiers::{
 };
 use tch::{Kind, Reduction, TchError, Tensor};
 
-use crate::random;
+use swarmloom_kernels::random;
 
 /// A network on libtorch: a function from parameters and samples to logits.
 #[derive(Debug, Clone, Copy)]

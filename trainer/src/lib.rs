@@ -32,4 +32,3 @@ pub mod weights;
 mod adamw;
 mod batch;
 mod layout;
-mod random;

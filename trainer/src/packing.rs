@@ -154,7 +154,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random;
+    use swarmloom_kernels::random;
 
     fn tree(prompt: usize, branches: &[usize]) -> TreeLengths {
         TreeLengths { prompt, branches: branches.to_vec() }

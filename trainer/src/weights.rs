@@ -7,7 +7,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::layout;
 use crate::model::{ModelConfig, ModelError};
-use crate::random;
+use swarmloom_kernels::random;
 
 /// All tensors of a model as f32, under their Hugging Face names.
 ///

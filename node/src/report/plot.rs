@@ -1,6 +1,7 @@
 //! Plots as SVG text: lines over time, bars in groups, and who gave how much to whom.
 
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::FontTransform;
 
@@ -45,6 +46,34 @@ pub(crate) fn lines(title: &str, x_name: &str, y_name: &str, extent: Extent, ser
     let all = || series.iter().flat_map(|one| one.points.iter());
     let x_end = all().map(|point| point.0).fold(0.0, f64::max);
     let y_top = top(extent, all().map(|point| point.1));
+    framed([title, x_name, y_name], x_end, y_top, |chart| {
+        let mut named: Vec<&str> = Vec::new();
+        for one in series {
+            let style = PALETTE[one.colour % PALETTE.len()].stroke_width(if one.dashed { 1 } else { 2 });
+            let points = one.points.iter().copied();
+            let drawn = if one.dashed {
+                chart.draw_series(DashedLineSeries::new(points, 5, 4, style))?
+            } else {
+                chart.draw_series(LineSeries::new(points, style))?
+            };
+            if !named.contains(&one.name.as_str()) {
+                named.push(&one.name);
+                drawn.label(one.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+            }
+        }
+        Ok(!named.is_empty())
+    })
+}
+
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+/// A chart with title, axes from zero, and, where `draw` has named something, a legend.
+fn framed(
+    [title, x_name, y_name]: [&str; 3],
+    x_end: f64,
+    y_top: f64,
+    draw: impl Fn(&mut Chart<'_, '_>) -> Result<bool, DrawError>,
+) -> String {
     svg(SIZE, |root| {
         let mut chart = ChartBuilder::on(root)
             .caption(title, ("sans-serif", 16).into_font().color(&INK))
@@ -65,21 +94,7 @@ pub(crate) fn lines(title: &str, x_name: &str, y_name: &str, extent: Extent, ser
             .x_label_formatter(&|value| short(*value))
             .y_label_formatter(&|value| short(*value))
             .draw()?;
-        let mut named: Vec<&str> = Vec::new();
-        for one in series {
-            let style = PALETTE[one.colour % PALETTE.len()].stroke_width(if one.dashed { 1 } else { 2 });
-            let points = one.points.iter().copied();
-            let drawn = if one.dashed {
-                chart.draw_series(DashedLineSeries::new(points, 5, 4, style))?
-            } else {
-                chart.draw_series(LineSeries::new(points, style))?
-            };
-            if !named.contains(&one.name.as_str()) {
-                named.push(&one.name);
-                drawn.label(one.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
-            }
-        }
-        if !named.is_empty() {
+        if draw(&mut chart)? {
             chart
                 .configure_series_labels()
                 .position(SeriesLabelPosition::LowerRight)
@@ -109,26 +124,7 @@ pub(crate) fn banded(title: &str, x_name: &str, y_name: &str, extent: Extent, ba
     let x_end = all().map(|point| point.0).fold(0.0, f64::max);
     let highs: Vec<f64> = all().map(|point| point.1 + point.2).collect();
     let y_top = top(extent, highs.iter());
-    svg(SIZE, |root| {
-        let mut chart = ChartBuilder::on(root)
-            .caption(title, ("sans-serif", 16).into_font().color(&INK))
-            .margin(8)
-            .x_label_area_size(38)
-            .y_label_area_size(48)
-            .build_cartesian_2d(0.0..x_end.max(1e-9), 0.0..y_top)?;
-        chart
-            .configure_mesh()
-            .light_line_style(WHITE)
-            .bold_line_style(FAINT)
-            .axis_style(INK)
-            .label_style(("sans-serif", 12).into_font().color(&INK))
-            .x_desc(x_name)
-            .y_desc(y_name)
-            .x_labels(6)
-            .y_labels(6)
-            .x_label_formatter(&|value| short(*value))
-            .y_label_formatter(&|value| short(*value))
-            .draw()?;
+    framed([title, x_name, y_name], x_end, y_top, |chart| {
         let within = |y: f64| y.clamp(0.0, y_top);
         for one in bands.iter().filter(|one| one.points.iter().any(|point| point.2 > 0.0)) {
             let upper = one.points.iter().map(|(x, y, margin)| (*x, within(y + margin)));
@@ -143,14 +139,7 @@ pub(crate) fn banded(title: &str, x_name: &str, y_name: &str, extent: Extent, ba
             let drawn = chart.draw_series(LineSeries::new(points, style))?;
             drawn.label(one.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.8))
-            .border_style(FAINT)
-            .label_font(("sans-serif", 12).into_font().color(&INK))
-            .draw()?;
-        Ok(())
+        Ok(!bands.is_empty())
     })
 }
 

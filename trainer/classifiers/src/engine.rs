@@ -9,7 +9,9 @@ use swarmloom_kernels::pooling::{Targets, cross_entropy, max_pool, max_pool_back
 
 use crate::local::{LocalSpec, Trained, shuffled};
 use crate::network::{Layer, Network};
-use crate::{ClassifierError, Samples, check, random};
+use swarmloom_kernels::random;
+
+use crate::{ClassifierError, Samples, check};
 
 mod unroll;
 

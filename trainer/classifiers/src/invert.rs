@@ -9,7 +9,9 @@
 //! Where the paper's own program minimises the sum of absolute differences, this divides it by that of the update, so that
 //! one learning rate serves all sizes of update (our definition).
 
-use crate::{ClassifierError, check, random};
+use swarmloom_kernels::random;
+
+use crate::{ClassifierError, check};
 use serde::{Deserialize, Serialize};
 
 /// How an inversion goes about it.

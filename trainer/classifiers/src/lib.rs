@@ -9,7 +9,6 @@ pub mod invert;
 pub mod local;
 pub mod model;
 pub mod network;
-pub mod random;
 
 pub use engine::Engine;
 pub use invert::{Inversion, Inverted, Recovered, Repeated, Unroll};

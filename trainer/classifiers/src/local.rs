@@ -1,7 +1,7 @@
 //! What a client does: some epochs of gradient descent from the parameters that it was given.
 
-use crate::random;
 use serde::{Deserialize, Serialize};
+use swarmloom_kernels::random;
 
 /// How a client trains.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

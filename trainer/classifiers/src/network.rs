@@ -1,7 +1,7 @@
 //! Classifiers as lists of layers, with their parameters in one flat vector.
 
-use crate::random;
 use serde::{Deserialize, Serialize};
+use swarmloom_kernels::random;
 
 /// One layer. Images are `[samples, channels, height, width]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -6,9 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::normal;
-use crate::random;
 use crate::rule::{RuleError, check};
 use crate::update::{Server, Update};
+use swarmloom_kernels::random;
 
 /// What attackers do.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

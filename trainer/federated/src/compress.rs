@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use swarmloom_kernels::quantise::{Format, Scheme, dequantise, quantise};
 use swarmloom_kernels::{norms, sparsify};
 
-use crate::random;
 use crate::rule::{RuleError, check};
 use bits::{Reader, Writer};
+use swarmloom_kernels::random;
 
 /// How updates are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -21,7 +21,6 @@ pub mod inversion;
 mod memory;
 mod normal;
 pub mod privacy;
-mod random;
 mod rule;
 pub mod secagg;
 pub mod strategy;

@@ -2,7 +2,7 @@
 
 use std::f64::consts::{PI, SQRT_2};
 
-use crate::random;
+use swarmloom_kernels::random;
 
 /// The logarithm of `2 / sqrt(pi)` times the integral of `exp(-t^2)` from `x` on: of `erfc(x)`. Finite for all finite `x`.
 pub(crate) fn log_erfc(x: f64) -> f64 {

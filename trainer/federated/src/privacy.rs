@@ -24,9 +24,9 @@ pub use accountant::{Step, divergence, epsilon};
 
 use crate::memory::Memory;
 use crate::normal;
-use crate::random;
 use crate::rule::{RuleError, check};
 use crate::update::{Server, Update};
+use swarmloom_kernels::random;
 
 /// How clients are protected.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

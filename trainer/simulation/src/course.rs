@@ -161,7 +161,7 @@ enum Purpose {
 }
 
 fn derived(seed: u64, purpose: Purpose, number: u64) -> u64 {
-    swarmloom_classifiers::random::bits(seed ^ (purpose as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), number)
+    swarmloom_kernels::random::bits(seed ^ (purpose as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15), number)
 }
 
 /// Tasks that are trained together where rounds have few updates, for each worker.
@@ -585,7 +585,7 @@ impl<'a> Course<'a> {
 fn attackers(attackers: Option<&Attackers>, clients: u32, seed: u64) -> BTreeSet<u32> {
     let count = attackers.map_or(0, |attackers| (attackers.part * f64::from(clients)).round() as usize);
     let mut all: Vec<u32> = (0..clients).collect();
-    all.sort_by_key(|client| (swarmloom_classifiers::random::bits(seed, u64::from(*client)), *client));
+    all.sort_by_key(|client| (swarmloom_kernels::random::bits(seed, u64::from(*client)), *client));
     all.into_iter().take(count).collect()
 }
 

@@ -10,8 +10,8 @@ use swarmloom_kernels::sampling;
 use super::decoder::{Buffers, Decoder, Place};
 use super::{Completion, Finish, Sample, next_if};
 use crate::model::ModelConfig;
-use crate::random;
 use crate::tokenizer::{self, EOS, TOKENS};
+use swarmloom_kernels::random;
 
 /// A request, checked.
 pub(super) struct Task<'a> {

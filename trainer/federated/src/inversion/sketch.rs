@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use swarmloom_kernels::norms;
 
-use crate::random;
+use swarmloom_kernels::random;
 
 /// An update's values at the chosen coordinates.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

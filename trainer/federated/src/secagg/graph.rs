@@ -4,7 +4,7 @@
 //! Harary graph, as Bell et al. have it (eprint 2020/704).
 
 use super::SecAggError;
-use crate::random;
+use swarmloom_kernels::random;
 
 /// A client's neighbours at most: Shamir's places are bytes but zero.
 const MOST_NEIGHBOURS: usize = 254;

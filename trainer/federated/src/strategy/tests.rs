@@ -74,7 +74,8 @@ fn equal_inputs_give_equal_bytes() {
             for round in 0..6_u64 {
                 let updates: Vec<Update> = (0..5_u32)
                     .map(|client| {
-                        let at = |index| crate::random::unit(round, u64::from(client) * 3 + index) as f32 - 0.5;
+                        let at =
+                            |index| swarmloom_kernels::random::unit(round, u64::from(client) * 3 + index) as f32 - 0.5;
                         let delta = vec![at(0), at(1), at(2)];
                         let base = round.saturating_sub(u64::from(client) % 3);
                         Update {

@@ -1,14 +1,14 @@
-//! Random numbers as a pure function of a seed and an index.
+//! Random numbers as a pure function of a seed and an index: what is drawn where many draw at once, in any order.
 
 /// Number `index` of the stream `seed`: 64 random bits (Steele, Lea and Flood, "Fast Splittable
 /// Pseudorandom Number Generators", 2014: SplitMix64, of which any output can be computed directly).
-pub(crate) fn bits(seed: u64, index: u64) -> u64 {
+pub fn bits(seed: u64, index: u64) -> u64 {
     // Mixing the seed first keeps the streams of neighbouring seeds from overlapping.
     mix(mix(seed ^ 0x5bf0_3635_dcc5_92ad).wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
 }
 
 /// Number `index` of the stream `seed`, uniform in `[0, 1)`.
-pub(crate) fn unit(seed: u64, index: u64) -> f64 {
+pub fn unit(seed: u64, index: u64) -> f64 {
     (bits(seed, index) >> 11) as f64 / (1u64 << 53) as f64
 }
 
