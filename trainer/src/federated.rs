@@ -1,8 +1,8 @@
 //! Federated learning on libtorch: the classifiers of `swarmloom-classifiers`, trained, scored and differentiated through
 //! local training by automatic differentiation.
 //!
-//! What runs in a simulation by default is that crate's engine, which knows lists of layers. This is for models that it does
-//! not know, and what it is compared with.
+//! Simulations run on that crate's engine. This is what it is compared with, and the ground for models that are no list of
+//! layers.
 
 use swarmloom_classifiers::local::shuffled;
 use swarmloom_classifiers::{
