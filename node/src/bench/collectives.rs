@@ -207,8 +207,7 @@ async fn measure(grid: &Grid) -> anyhow::Result<Heard> {
             for block in &grid.blocks {
                 for index in entrants::order(grid.entrants.len(), round) {
                     bar.inc(1);
-                    // A bare program is for two.
-                    if *ranks == 2 || !matches!(grid.entrants[index].role, Role::Floor { .. }) {
+                    if grid.entrants[index].role.takes(*ranks, crowded) {
                         hear(&desk, grid, &mut heard, (round, Some(index)), &turn(block)).await?;
                     }
                 }

@@ -43,6 +43,19 @@ pub(super) enum Role {
     },
 }
 
+impl Role {
+    /// Whether such a program can run `ranks` ranks; `crowded` where they are more than cores.
+    pub(super) fn takes(self, ranks: usize, crowded: bool) -> bool {
+        match self {
+            Self::Ours { .. } | Self::Peer => true,
+            // Without deadlines it never gives a core away, so it shows the system's time slices, not what guards cost.
+            Self::Unguarded => !crowded,
+            // It is written for two.
+            Self::Floor { .. } => ranks == 2,
+        }
+    }
+}
+
 /// A program that takes turns.
 #[derive(Debug, Clone)]
 pub(super) struct Entrant {
@@ -198,6 +211,17 @@ mod tests {
         assert_eq!(families, ["oneCCL 2022", "MPICH", "Intel MPI"]);
         std::fs::write(inner.join("peers.json"), "[]").expect("a file");
         assert!(all(Some(folder.path())).is_err());
+    }
+
+    #[test]
+    fn the_bare_and_the_unguarded_stay_away_where_their_times_say_nothing() {
+        let ours = Role::Ours { registered: false };
+        let floor = Role::Floor { registered: true };
+        let takes = |ranks, crowded| [ours, Role::Peer, Role::Unguarded, floor].map(|role| role.takes(ranks, crowded));
+        assert_eq!(takes(2, false), [true; 4]);
+        assert_eq!(takes(4, false), [true, true, true, false]);
+        assert_eq!(takes(2, true), [true, true, false, true]);
+        assert_eq!(takes(8, true), [true, true, false, false]);
     }
 
     #[test]
