@@ -3,6 +3,7 @@
 mod collectives;
 mod kernels;
 mod rollouts;
+mod simulate;
 mod tasks;
 
 use anyhow::Context;
@@ -39,6 +40,7 @@ pub(crate) fn run(verb: &BenchVerb, as_json: bool) -> anyhow::Result<()> {
     let (rows, notes) = match verb {
         BenchVerb::Tasks(args) => tasks::run(args).context("bench tasks")?,
         BenchVerb::Rollouts(args) => rollouts::run(args).context("bench rollouts")?,
+        BenchVerb::Simulate(args) => simulate::run(args).context("bench simulate")?,
         BenchVerb::Kernels(args) => kernels::run(args).context("bench kernels")?,
         // Has tables of its own.
         BenchVerb::Collectives(args) => return collectives::run(args, as_json).context("bench collectives"),

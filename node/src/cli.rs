@@ -352,6 +352,9 @@ pub(crate) enum BenchVerb {
         after_help = "Examples:\n  cargo xtask bench collectives --quick\n  cargo xtask bench collectives --collectives all_reduce --rounds 7 --plot all-reduce.svg"
     )]
     Collectives(CollectivesArgs),
+    /// Federated simulation: client updates per second, start and memory, beside Flower and a bare PyTorch loop.
+    #[command(after_help = "Example: cargo xtask bench simulate")]
+    Simulate(BenchArgs),
     /// One rank of a program that `bench collectives` measures.
     #[command(hide = true)]
     CollectiveRank(CollectiveRankArgs),

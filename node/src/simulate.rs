@@ -1,6 +1,6 @@
 //! `simulate`: federated learning in virtual time, many strategies side by side.
 
-mod file;
+pub(crate) mod file;
 mod outcome;
 mod report;
 

@@ -20,12 +20,32 @@ struct Peer {
     /// The benchmark that it is for.
     verb: &'static str,
     program: &'static str,
+    /// The folder of its environment.
+    environment: &'static str,
     /// What pip installs. Pinned: a comparison names a version.
-    package: &'static str,
+    packages: &'static [&'static str],
 }
 
-const PEERS: [Peer; 1] =
-    [Peer { name: "reasoning-gym", verb: "tasks", program: "reasoning_gym_peer.py", package: "reasoning-gym==0.1.25" }];
+const FLOWER: &[&str] = &["flwr[simulation]==1.41.0", "torch==2.11.0"];
+
+const PEERS: [Peer; 3] = [
+    Peer {
+        name: "reasoning-gym",
+        verb: "tasks",
+        program: "reasoning_gym_peer.py",
+        environment: "reasoning-gym-0.1.25",
+        packages: &["reasoning-gym==0.1.25"],
+    },
+    Peer { name: "flower", verb: "simulate", program: "flower_peer.py", environment: "flwr-1.41.0", packages: FLOWER },
+    // In the same environment: the same PyTorch.
+    Peer {
+        name: "torch-loop",
+        verb: "simulate",
+        program: "torch_loop_peer.py",
+        environment: "flwr-1.41.0",
+        packages: FLOWER,
+    },
+];
 
 /// Builds, sets up what can be set up, and hands over to `swarmloom bench`.
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
@@ -35,7 +55,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         let programs = workspace.target_dir()?.join("peers");
         fs::create_dir_all(&programs)?;
         for peer in PEERS.iter().filter(|peer| peer.verb == verb) {
-            let what = format!("setting up {}", peer.package);
+            let what = format!("setting up {}", peer.packages.join(" and "));
             if let Err(error) = process::timed(&what, || set_up(workspace, &programs, peer)) {
                 // The benchmark itself names a peer that is absent.
                 eprintln!("xtask: goes on without {}: {error:#}", peer.name);
@@ -63,7 +83,7 @@ fn wants_peers(arguments: &[String]) -> Option<&str> {
 fn set_up(workspace: &Workspace, programs: &Path, peer: &Peer) -> Result<()> {
     let starter = programs.join(peer.name);
     drop(fs::remove_file(&starter)); // one that cannot work any more would be worse than none
-    let python = environment(&peer.package.replace("==", "-"), &[peer.package])?.join("bin/python");
+    let python = environment(peer.environment, peer.packages)?.join("bin/python");
     let program = workspace.root.join("xtask/peers").join(peer.program);
     let words = [python.as_path(), program.as_path()].map(quoted);
     write_starter(&starter, &format!("exec {} {} \"$@\"", words[0], words[1]))
@@ -128,7 +148,7 @@ mod tests {
         for peer in &PEERS {
             let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(peer.program);
             assert!(program.exists(), "{}", program.display());
-            assert!(peer.package.contains("=="));
+            assert!(peer.packages.iter().all(|package| package.contains("==")));
         }
     }
 }

@@ -250,6 +250,11 @@ impl<'a> Course<'a> {
         &self.state.parameters
     }
 
+    /// The samples that a client holds, as indices into the training set; none where there is no such client.
+    pub fn samples_of(&self, client: u32) -> &[u32] {
+        self.indices.get(client as usize).map_or(&[], |indices| indices)
+    }
+
     /// All that the rest of the run follows from.
     ///
     /// # Errors
