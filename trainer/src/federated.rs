@@ -1,93 +1,177 @@
-//! Federated learning on libtorch: the classifiers of `swarmloom-classifiers`, trained, scored and differentiated through
-//! local training by automatic differentiation.
+//! Federated learning on libtorch: any differentiable model as a `Model` of `swarmloom-classifiers`, trained, scored, and
+//! differentiated through local training.
 //!
-//! Simulations run on that crate's engine. This is what it is compared with, and the ground for models that are no list of
-//! layers.
+//! A [`Net`] says what a model is, [`Torch`] makes a [`Model`] of it. The [`Network`](swarmloom_classifiers::Network)s of
+//! that crate are such: what its engine is compared with.
+//!
+//! Everything is f32 on the processor, each worker on one thread of libtorch's, so results do not depend on how many
+//! workers there are.
+
+mod network;
+
+use std::fmt;
 
 use swarmloom_classifiers::local::shuffled;
 use swarmloom_classifiers::{
-    ClassifierError, Layer, LocalSpec, Network, Recovered, Repeated, Samples, Trained, Unroll, check,
+    ClassifierError, Inversion, Inverted, LocalSpec, Model, Recovered, Repeated, Samples, Trained, Unroll, Worker,
+    check, invert,
 };
+use swarmloom_kernels::random;
 use tch::{Kind, Reduction, TchError, Tensor};
 
-use swarmloom_kernels::random;
+/// Samples that are scored together: as much as stays in the cache.
+const SCORED: usize = 64;
 
-/// A network on libtorch: a function from parameters and samples to logits.
-#[derive(Debug, Clone, Copy)]
-pub struct Torch<'a>(pub &'a Network);
+/// A function from parameters and samples to logits, on libtorch.
+pub trait Net: fmt::Debug + Send + Sync {
+    /// Its name for people.
+    fn name(&self) -> &str;
 
-impl Torch<'_> {
-    /// Views of a flat vector, one for each parameter.
-    fn views(&self, flat: &Tensor) -> Result<Vec<Tensor>, TchError> {
-        let mut at = 0;
-        let view = |shape: Vec<usize>| {
-            let shape: Vec<i64> = shape.iter().map(|size| *size as i64).collect();
-            let length: i64 = shape.iter().product();
-            at += length;
-            flat.f_narrow(0, at - length, length)?.f_view(shape.as_slice())
-        };
-        self.0.shapes().into_iter().map(view).collect()
+    /// Shape of a sample as [`Instance::logits`] takes it.
+    fn input(&self) -> Vec<i64>;
+
+    /// Classes that it tells apart.
+    fn classes(&self) -> usize;
+
+    /// How many parameters there are.
+    fn parameters(&self) -> usize;
+
+    /// Fresh parameters, `[parameters]`.
+    fn init(&self, seed: u64) -> Vec<f32>;
+
+    /// Whether samples are numbers of something, such as characters, so that there is nothing to differentiate by.
+    fn discrete(&self) -> bool {
+        false
     }
 
-    /// `[samples, channels, height, width]` of what is given flat.
-    fn batch(&self, features: &[f32]) -> Result<Tensor, ClassifierError> {
-        let [channels, height, width] = self.0.input.map(|size| size as i64);
-        let samples = (features.len() / self.0.features().max(1)) as i64;
-        check("the batch", features.len(), samples as usize * self.0.features())?;
-        Tensor::f_from_slice(features).and_then(|x| x.f_view([samples, channels, height, width])).map_err(of)
-    }
-
-    /// Logits, `[samples, classes]`. With `training`, dropout follows from that seed.
-    fn forward(&self, parameters: &[Tensor], x: &Tensor, training: Option<u64>) -> Result<Tensor, TchError> {
-        let mut x = x.shallow_clone();
-        let mut next = parameters.iter();
-        // There are as many as `shapes` says, by `views`.
-        let mut take = || next.next().map(Tensor::shallow_clone).unwrap_or_default();
-        for (number, layer) in self.0.layers.iter().enumerate() {
-            x = match layer {
-                Layer::Convolution { padding, .. } => {
-                    let (weight, bias, padding) = (take(), take(), *padding as i64);
-                    x.f_conv2d(&weight, Some(bias), [1, 1], [padding, padding], [1, 1], 1)?
-                }
-                Layer::MaxPool => x.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?,
-                Layer::Relu => x.f_relu()?,
-                Layer::Dropout(part) => match training {
-                    Some(seed) => x.f_mul(&kept(&x, *part, random::bits(seed, number as u64))?)?,
-                    None => x,
-                },
-                Layer::Flatten => x.f_flatten(1, -1)?,
-                Layer::Linear { .. } => {
-                    let (weight, bias) = (take(), take());
-                    x.f_linear(&weight, Some(bias))?
-                }
-            };
-        }
-        Ok(x)
-    }
-
-    /// Some epochs of gradient descent: [`swarmloom_classifiers::Worker::train`].
+    /// What one thread computes with.
     ///
     /// # Errors
-    /// [`ClassifierError`] where lengths do not fit or libtorch fails.
-    pub fn train(
-        &self,
-        from: &[f32],
-        samples: Samples<'_>,
-        spec: &LocalSpec,
-        correction: Option<&[f32]>,
-        seed: u64,
-    ) -> Result<Trained, ClassifierError> {
-        check("the parameters", from.len(), self.0.parameters())?;
-        check("the features", samples.features.len(), samples.len() * self.0.features())?;
-        if samples.is_empty() || spec.epochs == 0 {
-            return Ok(Trained { delta: vec![0.0; from.len()], steps: 0, loss: 0.0 });
-        }
-        let x = self.batch(samples.features)?;
-        self.descend(from, &x, samples.labels, spec, correction, seed).map_err(of)
+    /// Where libtorch fails.
+    fn instance(&self) -> Result<Box<dyn Instance + '_>, TchError>;
+}
+
+/// A [`Net`] in the hands of one thread.
+pub trait Instance {
+    /// The leaves of the graph: tensors that require gradients and share the memory of `flat`, `[parameters] f32`; one after
+    /// the other they are all of it.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    fn leaves(&mut self, flat: &Tensor) -> Result<Vec<Tensor>, TchError>;
+
+    /// Logits, `[samples, classes] f32`, of `x`, `[samples, ..]` with [`Net::input`] after it. With `training`, what is drawn
+    /// follows from that seed.
+    ///
+    /// # Errors
+    /// Where libtorch fails.
+    fn logits(&self, leaves: &[Tensor], x: &Tensor, training: Option<u64>) -> Result<Tensor, TchError>;
+}
+
+/// A [`Model`] by libtorch.
+#[derive(Debug, Clone, Copy)]
+pub struct Torch<N>(pub N);
+
+impl<N: Net> Model for Torch<N> {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn parameters(&self) -> usize {
+        self.0.parameters()
+    }
+
+    fn features(&self) -> usize {
+        self.0.input().iter().product::<i64>() as usize
+    }
+
+    fn classes(&self) -> usize {
+        self.0.classes()
+    }
+
+    fn init(&self, seed: u64) -> Result<Vec<f32>, ClassifierError> {
+        Ok(self.0.init(seed))
+    }
+
+    /// The worker stays with the thread that asks for it.
+    fn worker(&self) -> Result<Box<dyn Worker + '_>, ClassifierError> {
+        Ok(Box::new(TorchWorker::new(&self.0)?))
+    }
+}
+
+/// One thread's means to compute with a [`Net`].
+pub struct TorchWorker<'a> {
+    net: &'a dyn Net,
+    instance: Box<dyn Instance + 'a>,
+    /// `[parameters]`: an operation on it is one on all leaves.
+    flat: Tensor,
+    leaves: Vec<Tensor>,
+    input: Vec<i64>,
+    features: usize,
+    tape: Option<Tape>,
+}
+
+/// What [`Unroll::unroll`] leaves for [`Unroll::pull_back`].
+struct Tape {
+    x: Tensor,
+    y: Tensor,
+    /// Parameters before each step.
+    before: Vec<Tensor>,
+    rate: f64,
+}
+
+impl fmt::Debug for TorchWorker<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TorchWorker").field("net", &self.net).finish_non_exhaustive()
+    }
+}
+
+impl<'a> TorchWorker<'a> {
+    /// For this thread, which computes without others' help from now on where libtorch is concerned.
+    ///
+    /// # Errors
+    /// [`ClassifierError::Library`] where libtorch fails.
+    pub fn new(net: &'a dyn Net) -> Result<Self, ClassifierError> {
+        // OpenMP keeps this number for each thread. Asking first lets libtorch set up this one; later that would undo it.
+        let _ = tch::get_num_threads();
+        tch::set_num_threads(1);
+        let make = || {
+            let mut instance = net.instance()?;
+            let flat = Tensor::f_zeros([net.parameters() as i64], (Kind::Float, tch::Device::Cpu))?;
+            let leaves = instance.leaves(&flat)?;
+            let input = net.input();
+            let features = input.iter().product::<i64>() as usize;
+            Ok(Self { net, instance, flat, leaves, input, features, tape: None })
+        };
+        make().map_err(of)
+    }
+
+    /// `[samples, ..]` of what is given flat.
+    fn batch(&self, features: &[f32], samples: usize) -> Result<Tensor, ClassifierError> {
+        check("the features", features.len(), samples * self.features)?;
+        let mut shape = vec![samples as i64];
+        shape.extend(&self.input);
+        Tensor::f_from_slice(features).and_then(|x| x.f_view(shape.as_slice())).map_err(of)
+    }
+
+    /// Puts parameters into the leaves.
+    fn write(&mut self, parameters: &Tensor) -> Result<(), TchError> {
+        let _no_grad = tch::no_grad_guard();
+        self.flat.f_copy_(parameters)
+    }
+
+    /// Gradients by the leaves, `[parameters]`; those of what has no part in it are 0.
+    fn joined(&self, gradients: &[Tensor]) -> Result<Tensor, TchError> {
+        let whole = |(gradient, leaf): (&Tensor, &Tensor)| match gradient.defined() {
+            true => gradient.f_reshape([-1]),
+            false => leaf.f_detach()?.f_zeros_like()?.f_reshape([-1]),
+        };
+        let parts: Vec<Tensor> = gradients.iter().zip(&self.leaves).map(whole).collect::<Result<_, _>>()?;
+        Tensor::f_cat(&parts, 0)
     }
 
     fn descend(
-        &self,
+        &mut self,
         from: &[f32],
         x: &Tensor,
         labels: &[u8],
@@ -96,13 +180,7 @@ impl Torch<'_> {
         seed: u64,
     ) -> Result<Trained, TchError> {
         let start = Tensor::f_from_slice(from)?;
-        let flat = start.f_mul_scalar(1.0)?;
-        // Leaves that share the flat vector's memory: an operation on it is one on all of them.
-        let leaves: Vec<Tensor> = self
-            .views(&flat)?
-            .into_iter()
-            .map(|view| view.f_detach()?.f_set_requires_grad(true))
-            .collect::<Result<_, _>>()?;
+        self.write(&start)?;
         let labels = Tensor::f_from_slice(&labels.iter().map(|label| i64::from(*label)).collect::<Vec<_>>())?;
         let correction = correction.map(Tensor::f_from_slice).transpose()?;
         let mut velocity: Option<Tensor> = None;
@@ -120,20 +198,19 @@ impl Torch<'_> {
                 }
                 let index = Tensor::f_from_slice(batch)?;
                 let (x, y) = (x.f_index_select(0, &index)?, labels.f_index_select(0, &index)?);
-                let logits = self.forward(&leaves, &x, Some(random::bits(seed, (1 << 32) + u64::from(steps))))?;
+                let drawn = random::bits(seed, (1 << 32) + u64::from(steps));
+                let logits = self.instance.logits(&self.leaves, &x, Some(drawn))?;
                 let loss = logits.f_cross_entropy_loss::<Tensor>(&y, None, Reduction::Mean, -100, 0.0)?;
-                let gradients = Tensor::f_run_backward(&[&loss], &leaves, false, false)?;
+                let gradients = Tensor::f_run_backward(&[&loss], &self.leaves, false, false)?;
                 losses.push(loss.f_detach()?);
                 steps += 1;
                 let _no_grad = tch::no_grad_guard();
-                let flattened: Vec<Tensor> =
-                    gradients.iter().map(|one| one.f_flatten(0, -1)).collect::<Result<_, _>>()?;
-                let mut gradient = Tensor::f_cat(&flattened, 0)?;
+                let mut gradient = self.joined(&gradients)?;
                 if let Some(correction) = &correction {
                     let _ = gradient.f_add_(correction)?;
                 }
                 if spec.proximal > 0.0 {
-                    let _ = gradient.f_add_(&flat.f_sub(&start)?.f_mul_scalar(spec.proximal)?)?;
+                    let _ = gradient.f_add_(&self.flat.f_sub(&start)?.f_mul_scalar(spec.proximal)?)?;
                 }
                 if spec.momentum > 0.0 {
                     let moved = match &velocity {
@@ -143,29 +220,26 @@ impl Torch<'_> {
                     gradient = moved.shallow_clone();
                     velocity = Some(moved);
                 }
-                let _ = flat.shallow_clone().f_sub_(&gradient.f_mul_scalar(spec.learning_rate)?)?;
+                let _ = self.flat.f_sub_(&gradient.f_mul_scalar(spec.learning_rate)?)?;
             }
         }
-        let delta = Vec::<f32>::try_from(flat.f_sub(&start)?)?;
-        let loss = Tensor::f_stack(&losses, 0)?.f_mean(Kind::Float)?.f_double_value(&[])? as f32;
+        let delta = Vec::<f32>::try_from(self.flat.f_sub(&start)?)?;
+        let loss = match losses.is_empty() {
+            true => 0.0,
+            false => Tensor::f_stack(&losses, 0)?.f_mean(Kind::Float)?.f_double_value(&[])? as f32,
+        };
         Ok(Trained { delta, steps, loss })
     }
 
-    /// Right answers and samples, by class: [`swarmloom_classifiers::Worker::score`].
-    ///
-    /// # Errors
-    /// [`ClassifierError`] where lengths do not fit or libtorch fails.
-    pub fn score(&self, parameters: &[f32], samples: Samples<'_>) -> Result<Vec<[u32; 2]>, ClassifierError> {
-        check("the parameters", parameters.len(), self.0.parameters())?;
+    fn scored(&mut self, parameters: &[f32], samples: Samples<'_>) -> Result<Vec<[u32; 2]>, ClassifierError> {
+        self.write(&Tensor::f_from_slice(parameters).map_err(of)?).map_err(of)?;
         let _no_grad = tch::no_grad_guard();
-        let views = Tensor::f_from_slice(parameters).and_then(|flat| self.views(&flat)).map_err(of)?;
-        let mut counts = vec![[0; 2]; self.0.classes()];
-        // As much as stays in the cache.
-        let parts = samples.features.chunks(512 * self.0.features().max(1)).zip(samples.labels.chunks(512));
+        let mut counts = vec![[0; 2]; self.net.classes()];
+        let parts = samples.features.chunks(SCORED * self.features.max(1)).zip(samples.labels.chunks(SCORED));
         for (features, labels) in parts {
-            let x = self.batch(features)?;
-            let best = self.forward(&views, &x, None).and_then(|logits| logits.f_argmax(1, false)).map_err(of)?;
-            for (found, label) in Vec::<i64>::try_from(best).map_err(of)?.into_iter().zip(labels) {
+            let x = self.batch(features, labels.len())?;
+            let best = self.instance.logits(&self.leaves, &x, None).and_then(|logits| logits.f_argmax(1, false));
+            for (found, label) in Vec::<i64>::try_from(best.map_err(of)?).map_err(of)?.into_iter().zip(labels) {
                 if let Some(count) = counts.get_mut(usize::from(*label)) {
                     count[0] += u32::from(found == i64::from(*label));
                     count[1] += 1;
@@ -174,55 +248,125 @@ impl Torch<'_> {
         }
         Ok(counts)
     }
-}
 
-/// What dropout multiplies with. Whole channels of images are dropped together (Tompson et al. 2015).
-fn kept(x: &Tensor, part: f64, seed: u64) -> Result<Tensor, TchError> {
-    let size = x.size();
-    let shape: Vec<i64> = size.iter().enumerate().map(|(at, size)| if at < 2 { *size } else { 1 }).collect();
-    let count: i64 = shape.iter().product();
-    let scale = (1.0 / (1.0 - part)) as f32;
-    let mask: Vec<f32> =
-        (0..count as u64).map(|index| if random::unit(seed, index) < part { 0.0 } else { scale }).collect();
-    Tensor::f_from_slice(&mask)?.f_view(shape.as_slice())
-}
-
-/// [`Unroll`] by automatic differentiation.
-#[derive(Debug)]
-pub struct Autograd<'a> {
-    network: Torch<'a>,
-    last: Option<(Tensor, Tensor, Tensor)>,
-}
-
-impl<'a> Autograd<'a> {
-    /// For this network.
-    pub fn new(network: Torch<'a>) -> Self {
-        Self { network, last: None }
-    }
-
-    fn trained(
-        &self,
-        from: &[f32],
-        (x, y): (&Tensor, &Tensor),
-        (steps, rate): (u32, f64),
-    ) -> Result<(Tensor, Vec<f32>), TchError> {
+    /// Mean over the samples of the cross-entropy with labels that are the softmax of `y`.
+    fn soft_loss(&self, x: &Tensor, y: &Tensor) -> Result<Tensor, TchError> {
+        let logits = self.instance.logits(&self.leaves, x, None)?;
         let labels = y.f_softmax(-1, Kind::Float)?;
+        let loss = logits.f_log_softmax(-1, Kind::Float)?.f_mul(&labels)?.f_sum(Kind::Float)?;
+        loss.f_div_scalar(-x.size()[0])
+    }
+
+    fn unrolled(&mut self, from: &[f32], x: Tensor, y: Tensor, steps: u32, rate: f64) -> Result<Vec<f32>, TchError> {
         let start = Tensor::f_from_slice(from)?;
-        let mut flat = start.f_detach()?.f_set_requires_grad(true)?;
+        self.write(&start)?;
+        let mut before = Vec::with_capacity(steps as usize);
         for _ in 0..steps {
-            let logits = self.network.forward(&self.network.views(&flat)?, x, None)?;
-            let loss = logits.f_log_softmax(-1, Kind::Float)?.f_mul(&labels)?.f_sum(Kind::Float)?;
-            let loss = loss.f_div_scalar(-x.size()[0])?;
-            let gradient = Tensor::f_run_backward(&[&loss], &[&flat], true, true)?;
-            flat = flat.f_sub(&gradient[0].f_mul_scalar(rate)?)?;
+            let loss = self.soft_loss(&x, &y)?;
+            let gradients = Tensor::f_run_backward(&[&loss], &self.leaves, false, false)?;
+            let _no_grad = tch::no_grad_guard();
+            let gradient = self.joined(&gradients)?;
+            before.push(self.flat.f_mul_scalar(1.0)?);
+            let _ = self.flat.f_sub_(&gradient.f_mul_scalar(rate)?)?;
         }
-        let trained = flat.f_sub(&start)?;
-        let plain = Vec::<f32>::try_from(trained.f_detach()?)?;
-        Ok((trained, plain))
+        let _no_grad = tch::no_grad_guard();
+        let plain = Vec::<f32>::try_from(self.flat.f_sub(&start)?)?;
+        self.tape = Some(Tape { x: x.f_set_requires_grad(true)?, y: y.f_set_requires_grad(true)?, before, rate });
+        Ok(plain)
+    }
+
+    /// With `p` for parameters, `g` for the gradient of the loss by them and `v` for the adjoint, a step `p' = p - rate g(p,
+    /// x, y)` has `v = v' - rate d(g v')/dp`, and adds `- rate d(g v')/dx` and `- rate d(g v')/dy`. Steps are gone through
+    /// from the last on, each with a graph of its own, so that memory is that of one step.
+    fn pulled(&mut self, adjoint: &[f32], tape: &Tape) -> Result<Recovered, TchError> {
+        let mut along = Tensor::f_from_slice(adjoint)?;
+        let mut by_x = tape.x.f_detach()?.f_zeros_like()?;
+        let mut by_y = tape.y.f_detach()?.f_zeros_like()?;
+        for before in tape.before.iter().rev() {
+            self.write(before)?;
+            let loss = self.soft_loss(&tape.x, &tape.y)?;
+            let gradient = self.joined(&Tensor::f_run_backward(&[&loss], &self.leaves, true, true)?)?;
+            let product = gradient.f_dot(&along)?;
+            if !product.requires_grad() {
+                continue;
+            }
+            let by: Vec<&Tensor> = self.leaves.iter().chain([&tape.x, &tape.y]).collect();
+            let second = Tensor::f_run_backward(&[&product], &by, false, false)?;
+            let _no_grad = tch::no_grad_guard();
+            let (of_leaves, of_data) = second.split_at(self.leaves.len());
+            let _ = along.f_sub_(&self.joined(of_leaves)?.f_mul_scalar(tape.rate)?)?;
+            for (sum, part) in [&mut by_x, &mut by_y].into_iter().zip(of_data) {
+                if part.defined() {
+                    let _ = sum.f_sub_(&part.f_mul_scalar(tape.rate)?)?;
+                }
+            }
+        }
+        let plain = |tensor: Tensor| Vec::<f32>::try_from(tensor.f_reshape([-1])?);
+        Ok(Recovered { features: plain(by_x)?, labels: plain(by_y)? })
+    }
+
+    fn check_continuous(&self) -> Result<(), ClassifierError> {
+        match self.net.discrete() {
+            true => Err(ClassifierError::Value {
+                what: "inversion",
+                why: format!("{} takes characters: there is nothing between two of them", self.net.name()),
+            }),
+            false => Ok(()),
+        }
     }
 }
 
-impl Unroll for Autograd<'_> {
+impl Worker for TorchWorker<'_> {
+    fn train(
+        &mut self,
+        from: &[f32],
+        samples: Samples<'_>,
+        spec: &LocalSpec,
+        correction: Option<&[f32]>,
+        seed: u64,
+    ) -> Result<Trained, ClassifierError> {
+        check("the parameters", from.len(), self.net.parameters())?;
+        if let Some(correction) = correction {
+            check("the correction", correction.len(), from.len())?;
+        }
+        let x = self.batch(samples.features, samples.len())?;
+        if samples.is_empty() || spec.epochs == 0 {
+            return Ok(Trained { delta: vec![0.0; from.len()], steps: 0, loss: 0.0 });
+        }
+        self.descend(from, &x, samples.labels, spec, correction, seed).map_err(of)
+    }
+
+    fn score(&mut self, parameters: &[f32], samples: Samples<'_>) -> Result<Vec<[u32; 2]>, ClassifierError> {
+        check("the parameters", parameters.len(), self.net.parameters())?;
+        check("the features", samples.features.len(), samples.len() * self.features)?;
+        self.scored(parameters, samples)
+    }
+
+    fn invert(
+        &mut self,
+        from: &[f32],
+        delta: &[f32],
+        training: Repeated,
+        spec: &Inversion,
+        before: Option<&Recovered>,
+        seed: u64,
+    ) -> Result<Inverted, ClassifierError> {
+        let shape = (self.features, self.net.classes());
+        invert::invert(self, shape, from, delta, training, spec, before, seed)
+    }
+
+    fn retrain(
+        &mut self,
+        from: &[f32],
+        data: &Recovered,
+        training: Repeated,
+        steps: u32,
+    ) -> Result<Vec<f32>, ClassifierError> {
+        self.unroll(from, data, training, steps)
+    }
+}
+
+impl Unroll for TorchWorker<'_> {
     fn unroll(
         &mut self,
         from: &[f32],
@@ -230,126 +374,48 @@ impl Unroll for Autograd<'_> {
         training: Repeated,
         most: u32,
     ) -> Result<Vec<f32>, ClassifierError> {
-        check("the parameters", from.len(), self.network.0.parameters())?;
-        let x = self.network.batch(&data.features)?.set_requires_grad(true);
-        let (samples, classes) = (x.size()[0], self.network.0.classes());
-        check("the labels", data.labels.len(), samples as usize * classes)?;
-        let y = Tensor::f_from_slice(&data.labels).and_then(|y| y.f_view([samples, classes as i64])).map_err(of)?;
-        let y = y.set_requires_grad(true);
-        let (trained, plain) = self.trained(from, (&x, &y), training.at_most(most)).map_err(of)?;
-        self.last = Some((x, y, trained));
-        Ok(plain)
+        self.check_continuous()?;
+        check("the parameters", from.len(), self.net.parameters())?;
+        let (samples, classes) = (data.features.len() / self.features.max(1), self.net.classes());
+        let x = self.batch(&data.features, samples)?;
+        check("the labels", data.labels.len(), samples * classes)?;
+        let y = Tensor::f_from_slice(&data.labels).and_then(|y| y.f_view([samples as i64, classes as i64]));
+        let (steps, rate) = training.at_most(most);
+        self.unrolled(from, x, y.map_err(of)?, steps, rate).map_err(of)
     }
 
     fn pull_back(&mut self, adjoint: &[f32]) -> Result<Recovered, ClassifierError> {
-        check("the adjoint", adjoint.len(), self.network.0.parameters())?;
-        let Some((x, y, trained)) = self.last.take() else {
+        check("the adjoint", adjoint.len(), self.net.parameters())?;
+        let Some(tape) = self.tape.take() else {
             return Err(ClassifierError::Value { what: "the adjoint", why: "nothing was unrolled".into() });
         };
-        let gradients = || {
-            let along = trained.f_mul(&Tensor::f_from_slice(adjoint)?)?.f_sum(Kind::Float)?;
-            let gradients = Tensor::f_run_backward(&[&along], &[&x, &y], false, false)?;
-            let plain = |tensor: &Tensor| Vec::<f32>::try_from(tensor.f_detach()?.f_flatten(0, -1)?);
-            Ok(Recovered { features: plain(&gradients[0])?, labels: plain(&gradients[1])? })
-        };
-        gradients().map_err(of)
+        self.pulled(adjoint, &tape).map_err(of)
     }
+}
+
+/// Leaves that are views of a flat vector, one for each shape.
+fn views(flat: &Tensor, shapes: &[Vec<usize>]) -> Result<Vec<Tensor>, TchError> {
+    let mut at = 0;
+    let view = |shape: &Vec<usize>| {
+        let shape: Vec<i64> = shape.iter().map(|size| *size as i64).collect();
+        let length: i64 = shape.iter().product();
+        at += length;
+        flat.f_narrow(0, at - length, length)?.f_view(shape.as_slice())?.f_detach()?.f_set_requires_grad(true)
+    };
+    shapes.iter().map(view).collect()
 }
 
 fn of(error: TchError) -> ClassifierError {
-    ClassifierError::Library { library: "libtorch", why: error.to_string() }
+    ClassifierError::Library { library: "libtorch", why: gist(&error) }
+}
+
+/// What an error says, without the stacks of C++ calls and of a script's.
+fn gist(error: &TchError) -> String {
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let said = lines.clone().find_map(|line| line.strip_prefix("RuntimeError: "));
+    said.or_else(|| lines.next()).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
-mod tests {
-    use swarmloom_classifiers::Engine;
-
-    use super::*;
-
-    fn draw(seed: u64, count: usize, scale: f32) -> Vec<f32> {
-        (0..count).map(|at| scale * random::unit(seed, at as u64) as f32).collect()
-    }
-
-    /// The largest difference relative to the largest entry.
-    fn apart(one: &[f32], other: &[f32]) -> f32 {
-        let largest = other.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
-        one.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest
-    }
-
-    fn padded() -> Network {
-        Network {
-            name: "padded".into(),
-            input: [2, 8, 8],
-            layers: vec![
-                Layer::Relu,
-                Layer::Convolution { from: 2, to: 5, kernel: 3, padding: 1 },
-                Layer::MaxPool,
-                Layer::Convolution { from: 5, to: 4, kernel: 3, padding: 1 },
-                Layer::Relu,
-                Layer::Flatten,
-                Layer::Dropout(0.25),
-                Layer::Linear { from: 64, to: 3 },
-            ],
-        }
-    }
-
-    /// Every network, batches that fill tiles of the engine and such that do not, with everything that changes a step.
-    #[test]
-    fn the_engine_trains_as_libtorch_does() {
-        let networks = [
-            Network::mlp(20, &[16, 9], 10),
-            Network::lenet5(1, 28, 10),
-            Network::lenet5(3, 32, 10),
-            Network::reference_cnn(1, 28, 10),
-            padded(),
-        ];
-        for network in networks {
-            let features = draw(9, 40 * network.features(), 1.0);
-            let labels: Vec<u8> = (0..40).map(|at| (at * 7 % network.classes()) as u8).collect();
-            let samples = Samples { features: &features, labels: &labels };
-            let from = network.init(3);
-            let correction = draw(4, from.len(), 0.01);
-            let plain = LocalSpec { epochs: 2, batch_size: 23, learning_rate: 0.05, ..LocalSpec::default() };
-            let all = LocalSpec { batch_size: 0, momentum: 0.9, proximal: 0.1, stop_after: Some(2), ..plain };
-            let (mut engine, torch) = (Engine::new(&network), Torch(&network));
-            for (spec, correction) in [(plain, None), (all, Some(&correction[..])), (plain, None)] {
-                let ours = engine.train(&from, samples, &spec, correction, 5).expect("trained");
-                let theirs = torch.train(&from, samples, &spec, correction, 5).expect("trained");
-                assert_eq!(ours.steps, theirs.steps);
-                assert!((ours.loss - theirs.loss).abs() < 1e-5, "{} {} {}", network.name, ours.loss, theirs.loss);
-                let apart = apart(&ours.delta, &theirs.delta);
-                assert!(apart < 2e-4, "{} {spec:?}: {apart}", network.name);
-            }
-            let scored = engine.score(&from, samples).expect("scored");
-            assert_eq!(scored, torch.score(&from, samples).expect("scored"));
-        }
-    }
-
-    /// Derivatives through five steps by the engine's tangents and by automatic differentiation.
-    #[test]
-    fn gradients_through_local_training_are_those_of_libtorch() {
-        let networks = [
-            (Network::mlp(20, &[16], 10), 21),
-            (Network::reference_cnn(1, 28, 10), 5),
-            (Network::lenet5(1, 28, 10), 3),
-            (padded(), 17),
-        ];
-        let training = Repeated { steps: 5, learning_rate: 0.3 };
-        for (network, samples) in networks {
-            let data = Recovered {
-                features: draw(1, samples * network.features(), 1.0),
-                labels: draw(2, samples * network.classes(), 3.0),
-            };
-            let from = network.init(3);
-            let adjoint: Vec<f32> = draw(4, from.len(), 2.0).iter().map(|value| value - 1.0).collect();
-            let (mut engine, mut autograd) = (Engine::new(&network), Autograd::new(Torch(&network)));
-            let ours = engine.unroll(&from, &data, training, 5).expect("trained");
-            let theirs = autograd.unroll(&from, &data, training, 5).expect("trained");
-            assert!(apart(&ours, &theirs) < 1e-4, "{}: {}", network.name, apart(&ours, &theirs));
-            let ours = engine.pull_back(&adjoint).expect("ours");
-            let theirs = autograd.pull_back(&adjoint).expect("theirs");
-            let [features, labels] = [apart(&ours.features, &theirs.features), apart(&ours.labels, &theirs.labels)];
-            assert!(features < 1e-3 && labels < 1e-3, "{}: {features} {labels}", network.name);
-        }
-    }
-}
+mod tests;
