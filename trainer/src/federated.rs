@@ -1,13 +1,17 @@
 //! Federated learning on libtorch: any differentiable model as a `Model` of `swarmloom-classifiers`, trained, scored, and
 //! differentiated through local training.
 //!
-//! A [`Net`] says what a model is, [`Torch`] makes a [`Model`] of it. The [`Network`](swarmloom_classifiers::Network)s of
-//! that crate are such: what its engine is compared with.
+//! A [`Net`] says what a model is, [`Torch`] makes a [`Model`] of it. Beside the [`Network`](swarmloom_classifiers::Network)s
+//! of that crate, whose own engine is compared with this one, there are [`ResNet`]s, a [`Transformer`] over characters, and
+//! whatever a TorchScript file holds: [`Script`].
 //!
 //! Everything is f32 on the processor, each worker on one thread of libtorch's, so results do not depend on how many
 //! workers there are.
 
 mod network;
+mod resnet;
+mod script;
+mod transformer;
 
 use std::fmt;
 
@@ -18,6 +22,10 @@ use swarmloom_classifiers::{
 };
 use swarmloom_kernels::random;
 use tch::{Kind, Reduction, TchError, Tensor};
+
+pub use self::resnet::ResNet;
+pub use self::script::{Script, ScriptError};
+pub use self::transformer::Transformer;
 
 /// Samples that are scored together: as much as stays in the cache.
 const SCORED: usize = 64;

@@ -174,13 +174,22 @@ impl ModelConfig {
     /// # Errors
     /// Names the field that is wrong, its value and what it should be.
     pub fn validate(&self) -> Result<(), ModelError> {
+        let vocabulary = self.vocab_size >= tokenizer::TOKENS && self.vocab_size <= MAX_VOCABULARY;
+        let need = "it must be 258 (256 bytes and two marks) to 1048576";
+        if !vocabulary {
+            return Err(ModelError::Field { field: "vocab_size", value: self.vocab_size.to_string(), need });
+        }
+        self.validate_shape()
+    }
+
+    /// As [`ModelConfig::validate`], for any vocabulary: one that has another use than the byte tokenizer's.
+    pub(crate) fn validate_shape(&self) -> Result<(), ModelError> {
         let check = |fine: bool, field, value: &dyn fmt::Display, need| {
             if fine { Ok(()) } else { Err(ModelError::Field { field, value: value.to_string(), need }) }
         };
         let within = |value: usize, most: usize| (1..=most).contains(&value);
         let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
-        let vocabulary = self.vocab_size >= tokenizer::TOKENS && self.vocab_size <= MAX_VOCABULARY;
-        check(vocabulary, "vocab_size", &self.vocab_size, "it must be 258 (256 bytes and two marks) to 1048576")?;
+        check(within(self.vocab_size, MAX_VOCABULARY), "vocab_size", &self.vocab_size, "it must be 1 to 1048576")?;
         check(within(self.hidden_size, MAX_WIDTH), "hidden_size", &self.hidden_size, "it must be 1 to 131072")?;
         let layers = within(self.num_hidden_layers, MAX_LAYERS);
         check(layers, "num_hidden_layers", &self.num_hidden_layers, "it must be 1 to 512")?;

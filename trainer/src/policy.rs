@@ -120,6 +120,38 @@ impl Policy {
         })
     }
 
+    /// A model over parameters that are another's, `[parameters] f32` with gradients, on the processor; nothing is
+    /// forbidden. For a vocabulary that is not the byte tokenizer's.
+    pub(crate) fn over(config: &ModelConfig, flat: Tensor) -> Result<Self, TchError> {
+        let device = Device::Cpu;
+        Ok(Self {
+            parts: parts(config),
+            rotary: Rotary::new(config, device.torch())?,
+            forbidden: Tensor::f_zeros([config.vocab_size as i64], (Kind::Float, device.torch()))?,
+            config: config.clone(),
+            device,
+            flat,
+        })
+    }
+
+    /// Logits of what follows each row of `tokens`, `[rows, length] i64`: `[rows, vocabulary] f32`.
+    pub(crate) fn next(&self, tokens: &Tensor) -> Result<Tensor, TchError> {
+        let (rows, length) = tokens.size2()?;
+        let options = (Kind::Int64, self.device.torch());
+        let positions = Tensor::f_arange(length, options)?.f_repeat([rows])?;
+        let unseen = Tensor::f_full([length, length], f64::NEG_INFINITY, (Kind::Float, self.device.torch()))?;
+        self.logits(&Inputs {
+            rows,
+            length,
+            tokens: tokens.f_reshape([-1])?,
+            mask: unseen.f_triu(1)?.f_expand([rows, 1, length, length], false)?,
+            predicting: Tensor::f_arange_start_step(length - 1, rows * length, length, options)?,
+            picked: Tensor::f_zeros([0], options)?,
+            cos: self.rotary.cos.f_index_select(0, &positions)?.f_unsqueeze(1)?,
+            sin: self.rotary.sin.f_index_select(0, &positions)?.f_unsqueeze(1)?,
+        })
+    }
+
     /// The shape of the model.
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -395,6 +427,25 @@ mod tests {
             let got = policy.log_probs(b"hello there, 2+2=", b"fourteen or so", true).expect("log-probabilities");
             assert_eq!(got.len(), expected.len());
             assert!(got.iter().zip(expected).all(|(a, b)| (a - b).abs() < 3e-5), "{got:?}");
+        }
+    }
+
+    #[test]
+    fn rows_of_one_length_are_what_packed_ones_are() {
+        let config = ModelConfig { max_position_embeddings: 32, ..preset("nano").expect("nano") };
+        let policy = Policy::new(&config, &Weights::init(&config, 11), Device::Cpu).expect("a policy");
+        let over = Policy::over(&config, policy.flat().shallow_clone()).expect("another");
+        let prompts = [b"abcdefg", b"xyz 123"];
+        let tokens: Vec<i64> =
+            prompts.iter().flat_map(|one| tokenizer::encode_prompt(&one[..])).map(i64::from).collect();
+        let logits = over.next(&Tensor::from_slice(&tokens).view([2, 8])).expect("logits");
+        let rows = (logits + &policy.forbidden).log_softmax(-1, None::<Kind>);
+        for (row, prompt) in prompts.iter().enumerate() {
+            for byte in [b'a', 0, 200] {
+                let found = rows.double_value(&[row as i64, i64::from(byte)]) as f32;
+                let expected = policy.log_probs(&prompt[..], &[byte], false).expect("one")[0];
+                assert!((found - expected).abs() < 2e-5, "{found} {expected}");
+            }
         }
     }
 

@@ -103,31 +103,7 @@ impl Weights {
     /// # Panics
     /// If no model can have this shape: see [`ModelConfig::validate`].
     pub fn init(config: &ModelConfig, seed: u64) -> Self {
-        let mut weights = Self::zeros(config);
-        let residual = (2.0 * config.num_hidden_layers as f64).sqrt();
-        for (number, slot) in layout::slots(config).into_iter().enumerate() {
-            let values = &mut weights.values[slot.offset..slot.offset + slot.len()];
-            let [_, inputs] = slot.shape[..] else {
-                values.fill(1.0);
-                continue;
-            };
-            let is = |parts: &[&str]| parts.iter().any(|part| slot.name.contains(part));
-            let deviation = if slot.name == layout::EMBEDDING {
-                0.1
-            } else if is(&["q_proj", "k_proj", layout::HEAD]) {
-                1.0 / (inputs as f64).sqrt()
-            } else if is(&["o_proj", "down_proj"]) {
-                1.0 / (3.0 * inputs as f64).sqrt() / residual
-            } else {
-                1.0 / (3.0 * inputs as f64).sqrt()
-            };
-            let bound = 3f64.sqrt() * deviation;
-            let stream = random::bits(seed, number as u64);
-            for (index, value) in values.iter_mut().enumerate() {
-                *value = ((random::unit(stream, index as u64) * 2.0 - 1.0) * bound) as f32;
-            }
-        }
-        weights
+        Self { values: initial(config, seed), ..Self::zeros(config) }
     }
 
     /// Reads a safetensors file's bytes. Every tensor of the model must be there as f32 of its shape, and
@@ -245,6 +221,35 @@ pub(crate) fn most_bytes(config: &ModelConfig) -> usize {
     let tied_head = config.vocab_size * config.hidden_size;
     let tensors = layout::slots(config).len() + 1;
     4 * (count(config) + tied_head) + HEADER_BYTES_PER_TENSOR * tensors + 4096
+}
+
+/// [`Weights::init`]'s values, for any vocabulary.
+pub(crate) fn initial(config: &ModelConfig, seed: u64) -> Vec<f32> {
+    let mut all = vec![0.0; count(config)];
+    let residual = (2.0 * config.num_hidden_layers as f64).sqrt();
+    for (number, slot) in layout::slots(config).into_iter().enumerate() {
+        let values = &mut all[slot.offset..slot.offset + slot.len()];
+        let [_, inputs] = slot.shape[..] else {
+            values.fill(1.0);
+            continue;
+        };
+        let is = |parts: &[&str]| parts.iter().any(|part| slot.name.contains(part));
+        let deviation = if slot.name == layout::EMBEDDING {
+            0.1
+        } else if is(&["q_proj", "k_proj", layout::HEAD]) {
+            1.0 / (inputs as f64).sqrt()
+        } else if is(&["o_proj", "down_proj"]) {
+            1.0 / (3.0 * inputs as f64).sqrt() / residual
+        } else {
+            1.0 / (3.0 * inputs as f64).sqrt()
+        };
+        let bound = 3f64.sqrt() * deviation;
+        let stream = random::bits(seed, number as u64);
+        for (index, value) in values.iter_mut().enumerate() {
+            *value = ((random::unit(stream, index as u64) * 2.0 - 1.0) * bound) as f32;
+        }
+    }
+    all
 }
 
 fn count(config: &ModelConfig) -> usize {
