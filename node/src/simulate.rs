@@ -1,6 +1,7 @@
 //! `simulate`: federated learning in virtual time, many strategies side by side.
 
 pub(crate) mod file;
+mod model;
 mod outcome;
 mod report;
 
@@ -19,6 +20,7 @@ use swarmloom_simulation::{Course, Data, Entry, Record, Setup, SimulationError, 
 use toml::Value;
 
 use self::file::File;
+use self::model::{Built, Wrong};
 use self::outcome::{Outcome, Variant};
 use crate::cli::SimulateArgs;
 use crate::config::{ConfigErrors, locate};
@@ -156,10 +158,15 @@ fn simulate(
 ) -> anyhow::Result<Variant> {
     let split = swarmloom_datasets::load(&file.data.source, &Limits::default())?;
     let data = data(file, &split);
-    let network = file.model.network(data.shape, data.classes);
-    let network = network.map_err(|why| ConfigErrors(vec![locate(name, text, "model", &why)]))?;
+    let built = file.model.build(data.shape, data.classes);
+    let refuse = |(key, why): Wrong| {
+        let place = if key.is_empty() { "model".to_owned() } else { format!("model.{key}") };
+        ConfigErrors(vec![locate(name, text, &place, &why)])
+    };
+    let Built { model, stamp: of_model } = built.map_err(refuse)?;
+    let stamp = &format!("{stamp}{of_model}");
     let setup = Setup {
-        model: &network,
+        model: model.as_ref(),
         data: &data,
         groups: split.train.groups.as_deref(),
         drift: file.data.drift.as_ref(),
@@ -193,7 +200,7 @@ fn simulate(
     let (records, updates) = (Mutex::new(Vec::new()), AtomicU64::new(0));
     let begun = Instant::now();
     std::thread::scope(|scope| {
-        let (executor, _workers) = Threads::start(scope, threads, &network, &data, file.data.drift.as_ref());
+        let (executor, _workers) = Threads::start(scope, threads, model.as_ref(), &data, file.data.drift.as_ref());
         let coordinate = || -> anyhow::Result<()> {
             while let Some((number, entry, seed)) = lock(&queue).pop_front() {
                 let state = states.join(format!("{number}"));
@@ -234,7 +241,7 @@ fn simulate(
     records.sort_by_key(|(number, _)| *number);
     Ok(Variant {
         label: label.to_owned(),
-        model: format!("{}, {} parameters", network.name, network.parameters()),
+        model: format!("{}, {} parameters", model.name(), model.parameters()),
         affected: file.affected(),
         target: file.evaluation.target,
         strategies: file.strategies.iter().map(|entry| entry.name.clone()).collect(),

@@ -90,6 +90,71 @@ fn strategies_are_compared_and_the_results_do_not_depend_on_threads() {
     assert!(!home.path().join("one/state").exists(), "states of a finished simulation stay");
 }
 
+/// Eight rounds of a model on libtorch.
+fn small(model: &str, data: &str) -> String {
+    format!(
+        r#"
+rounds = 8
+data = {data}
+model = {model}
+evaluation.every = 4
+[local]
+epochs = 2
+batch_size = 16
+learning_rate = 0.05
+[population]
+clients = 6
+[server]
+kind = "synchronous"
+per_round = 3
+[[strategy]]
+rule = "fedavg"
+[[strategy]]
+rule = "scaffold"
+"#
+    )
+}
+
+#[test]
+fn models_on_libtorch_do_not_depend_on_threads_either() {
+    let home = tempfile::tempdir().expect("a folder");
+    let role = |name: &str, line: &str| format!("{name}.\n{line}\n\n").repeat(12);
+    let play = format!(
+        "{}{}",
+        role("HAMLET", "to be or not to be to be or not"),
+        role("GHOST", "mark me mark me list oh list")
+    );
+    let text = home.path().join("play.txt");
+    fs::write(&text, format!("\n{play}")).expect("written");
+    let text = format!("{{ source = {{ kind = \"text\", path = {text:?}, window = 8, stride = 2 }} }}");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../trainer/testdata/mlp.pt");
+    let script = format!("{{ kind = \"torchscript\", path = {script:?} }}");
+    let digits = "{ source = { kind = \"digits\" }, samples_per_client = 32, test_samples = 100 }";
+    for (model, data, says) in [
+        ("{ kind = \"resnet8\" }", digits, "resnet8, 77754 parameters"),
+        ("{ kind = \"transformer\", dim = 16, layers = 1, heads = 2 }", text.as_str(), "transformer, "),
+        (script.as_str(), digits, "torchscript mlp, 610 parameters"),
+    ] {
+        let file = home.path().join("small.toml").display().to_string();
+        fs::write(&file, small(model, data)).expect("written");
+        let run = |threads: &str| {
+            let out = home.path().join(threads);
+            let document = json(
+                home.path(),
+                &["--json", "simulate", &file, "--threads", threads, "--out", &out.display().to_string()],
+            );
+            let found = document["model"].as_str().expect("a model").to_owned();
+            assert!(found.starts_with(says), "{found}");
+            fs::read_to_string(out.join("results.csv")).expect("a table")
+        };
+        let one = run("1");
+        assert_eq!(one, run("2"), "{model}");
+        // Untrained, and the fourth and the eighth version, for two strategies; what is learned differs.
+        let rows: Vec<&str> = one.lines().collect();
+        assert!(rows.len() == 7 && rows[3] != rows[6] && !one.contains("NaN"), "{one}");
+    }
+}
+
 #[test]
 fn a_killed_simulation_goes_on_and_ends_with_the_same_table() {
     let home = tempfile::tempdir().expect("a folder");
@@ -124,6 +189,18 @@ fn a_wrong_file_is_refused_where_it_is_wrong_and_leaves_nothing() {
         ("hidden = [32]", "hidden = [99999]", "model.hidden"),
         ("clients = 30", "clients = 0", "clients"),
         ("kind = \"digits\"", "kind = \"idx\", dir = \"/nowhere\"", "/nowhere"),
+        ("kind = \"mlp\"\nhidden = [32]", "kind = \"lenet5\"", "10:1: model: images are 8 by 8"),
+        (
+            "kind = \"mlp\"\nhidden = [32]",
+            "kind = \"torchscript\"\npath = \"/nowhere.pt\"",
+            "11:8: model.path: /nowhere.pt: No such file",
+        ),
+        ("kind = \"mlp\"\nhidden = [32]", "kind = \"transformer\"", "10:8: model.kind: it takes text"),
+        (
+            "source = { kind = \"digits\" }",
+            "source = { kind = \"text\", path = \"x\" }",
+            "\"inversion\": data of kind \"text\" are not inverted",
+        ),
     ];
     for (from, to, says) in cases {
         fs::write(&file, FILE.replace(from, to)).expect("written");

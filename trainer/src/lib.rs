@@ -7,6 +7,8 @@
 //! beside it. *Training* ([`learner`]) runs on libtorch, on the device that [`device::prepare`]
 //! returned. [`weights::Weights`] is what passes between the two, as well as to and from files.
 //!
+//! Beside them, [`federated`] has libtorch train what the clients of a federated simulation do: classifiers of any kind.
+//!
 //! # What is absent
 //!
 //! Nothing here knows tasks, the network or the swarm: prompts and completions are bytes, rewards are

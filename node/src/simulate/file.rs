@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use swarmloom_classifiers::{Inversion, LocalSpec, Network};
+use swarmloom_classifiers::{Inversion, LocalSpec};
 use swarmloom_datasets::Source;
 use swarmloom_federated::compatible::{self, Choice};
 use swarmloom_federated::compress::Compression;
 use swarmloom_federated::privacy::Protection;
 use swarmloom_federated::{Combine, Rule, secagg};
 use swarmloom_population::{Mode, Partition, Selection, Spec};
-use swarmloom_simulation::{Attackers, Drift, Entry};
+use swarmloom_simulation::{Attackers, Drift, Entry, Transform};
 use toml::{Table, Value};
 
+use super::model::ModelTable;
 use crate::config::{ConfigErrors, Located, locate};
 
 /// A simulation file, read and checked as far as that is possible without the data.
@@ -62,36 +63,6 @@ pub(crate) struct DataTable {
 
 fn iid() -> Partition {
     Partition::Iid {}
-}
-
-/// `[model]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum ModelTable {
-    /// Rectified layers of these widths.
-    Mlp {
-        /// Widths.
-        hidden: Vec<usize>,
-    },
-    /// LeNet-5.
-    Lenet5,
-    /// The network of the reference program of arXiv 2309.13536.
-    ReferenceCnn,
-}
-
-impl ModelTable {
-    /// For data of this shape.
-    pub(crate) fn network(&self, [channels, height, width]: [usize; 3], classes: usize) -> Result<Network, String> {
-        let square = |least: usize| match (height == width, height >= least) {
-            (true, true) => Ok(height),
-            _ => Err(format!("images are {height} by {width}; it takes square ones from {least} by {least} on")),
-        };
-        match self {
-            Self::Mlp { hidden } => Ok(Network::mlp(channels * height * width, hidden, classes)),
-            Self::Lenet5 => Ok(Network::lenet5(channels, square(16)?, classes)),
-            Self::ReferenceCnn => Ok(Network::reference_cnn(channels, square(16)?, classes)),
-        }
-    }
 }
 
 /// `[evaluation]`.
@@ -296,10 +267,11 @@ impl File {
                 part.wrong("evaluation.target", "an accuracy is from 0 to 1");
             }
         }
-        if let Some(ModelTable::Mlp { hidden }) = &model
-            && (hidden.len() > 16 || hidden.iter().any(|width| !(1..=8192).contains(width)))
-        {
-            part.wrong("model.hidden", "at most 16 layers of 1 to 8192");
+        if let Some(Err((key, why))) = model.as_ref().map(ModelTable::check) {
+            part.wrong(&format!("model.{key}"), &why);
+        }
+        if let (Some(data), Some(model)) = (&data, &model) {
+            Self::characters(&mut part, data, model, strategies.as_deref().unwrap_or_default());
         }
         if let Some(Err(error)) = inversion.map(|inversion| inversion.check()) {
             part.wrong("inversion", &error.to_string());
@@ -321,6 +293,25 @@ impl File {
                 Ok(Self { name, rounds, seeds, data, model, local, population, evaluation, strategies, sweep, table })
             }
             _ => Err(ConfigErrors(part.errors)),
+        }
+    }
+
+    /// What does not go together with text, whose values are numbers of characters.
+    fn characters(part: &mut Part<'_>, data: &DataTable, model: &ModelTable, strategies: &[Entry]) {
+        let text = matches!(data.source, Source::Text(_));
+        if model.reads() && !text {
+            part.wrong("model.kind", "it takes text: data.source has kind = \"text\"");
+        }
+        if !text {
+            return;
+        }
+        if data.drift.is_some_and(|drift| drift.transform != Transform::Mirror) {
+            part.wrong("data.drift", "characters can be mirrored and nothing else");
+        }
+        let inverts = |entry: &Entry| matches!(entry.rule, Rule::Inversion(_));
+        for (number, entry) in strategies.iter().enumerate().filter(|(_, entry)| inverts(entry)) {
+            let why = "data of kind \"text\" are not inverted: there is nothing between two characters";
+            part.wrong(&format!("strategy.{number}.rule"), &format!("{:?}: {why}", entry.name));
         }
     }
 
@@ -467,6 +458,16 @@ mod tests {
             ("kind = \"mlp\"", "kind = \"vgg\"", "unknown variant `vgg`"),
             ("hidden = [64]", "hidden = [0]", "layers of 1 to 8192"),
             ("hidden = [64]", "hidden = 64", "expected a sequence"),
+            ("kind = \"mlp\"", "kind = \"transformer\"\n[unused]", "it takes text"),
+            ("kind = \"mlp\"", "kind = \"transformer\"\ndim = 20\n[unused]", "a multiple of twice the heads, here 8"),
+            ("kind = \"mlp\"", "kind = \"transformer\"\nlayers = 0\n[unused]", "1 to 64"),
+            ("kind = \"mlp\"", "kind = \"transformer\"\nheads = 0\n[unused]", "1 to 64"),
+            ("kind = \"mlp\"", "kind = \"torchscript\"\n[unused]", "missing field `path`"),
+            (
+                "source = { kind = \"digits\" }",
+                "source = { kind = \"text\", path = \"x\" }\ndrift = { transform = \"turn\", over = 2 }",
+                "can be mirrored",
+            ),
             ("epochs = 5", "epochs = 0", "1 to 10000"),
             ("batch_size = 0", "batch_size = -1", "expected usize"),
             ("learning_rate = 0.3", "learning_rate = 0.0", "above 0"),
