@@ -189,7 +189,7 @@ fn a_wrong_file_is_refused_where_it_is_wrong_and_leaves_nothing() {
         ("hidden = [32]", "hidden = [99999]", "model.hidden"),
         ("clients = 30", "clients = 0", "clients"),
         ("kind = \"digits\"", "kind = \"idx\", dir = \"/nowhere\"", "/nowhere"),
-        ("kind = \"mlp\"\nhidden = [32]", "kind = \"lenet5\"", "10:1: model: images are 8 by 8"),
+        ("kind = \"mlp\"\nhidden = [32]", "kind = \"lenet5\"", "9:1: model: images are 8 by 8"),
         (
             "kind = \"mlp\"\nhidden = [32]",
             "kind = \"torchscript\"\npath = \"/nowhere.pt\"",

@@ -43,7 +43,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             Ok(())
         })?;
         print!("{}, {} parameters: an epoch of {count} samples {update:.1} ms", net.name(), from.len());
-        if !net.discrete() {
+        // Of the largest it would take a minute.
+        if !net.discrete() && from.len() < 1_000_000 {
             let data = Recovered { features: x[..16 * features].to_vec(), labels: vec![0.1; 16 * net.classes()] };
             let training = Repeated { steps: 5, learning_rate: 0.01 };
             let step = least(2, &mut || {

@@ -167,7 +167,7 @@ impl Script {
                 classes: self.classes,
             });
         }
-        let again = || Ok(forward(module, &ones)?.f_equal(&forward(module, &ones)?)?);
+        let again = || forward(module, &ones)?.f_equal(&forward(module, &ones)?);
         match again().map_err(failed)? {
             true => Ok(()),
             false => Err(ScriptError::Draws { file: file.to_owned() }),
