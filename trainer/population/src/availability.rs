@@ -1,10 +1,13 @@
 //! When a client can be reached.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::check::{FieldError, within, wrong};
-use crate::random::{Purpose, Stream, place};
+use crate::random::{Purpose, Stream};
 use crate::time::{Time, nanoseconds};
+use crate::trace::{Deal, Times};
 
 /// When clients can be reached. A client is selected only then.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -26,11 +29,16 @@ pub enum Availability {
     },
     /// From a trace.
     Trace {
-        /// Each row has the times `[from, to)` at which a client can be reached, in seconds, in order and apart. Rows
-        /// are dealt out to clients like cards: all are used equally often, give or take one.
-        rows: Vec<Vec<[f64; 2]>>,
+        /// Each row has the times `[from, to)` at which a client can be reached, in seconds, in order and apart.
+        rows: Arc<Times>,
         /// After how many seconds it all begins again.
         period_s: f64,
+        /// Whose each row is.
+        #[serde(default)]
+        deal: Deal,
+        /// Whether row `i` is of the device in row `i` of the [recorded](crate::Recorded) ones: a client has both.
+        #[serde(default)]
+        with_devices: bool,
     },
 }
 
@@ -69,7 +77,7 @@ impl Availability {
                 within(&path("available_s"), *available_s, 1e-3..=*period_s)?;
                 within(&path("spread"), *spread, 0.0..=1.0)
             }
-            Self::Trace { rows, period_s } => {
+            Self::Trace { rows, period_s, .. } => {
                 within(&path("period_s"), *period_s, 1e-3..=PERIOD_MOST_S)?;
                 if rows.is_empty() || rows.iter().map(Vec::len).sum::<usize>() > WINDOWS_MOST {
                     let message = format!("{} rows; it takes 1 or more, of {WINDOWS_MOST} times at most", rows.len());
@@ -109,6 +117,8 @@ struct Cycle {
     period: u64,
     /// A client's cycle is ahead by at most this.
     spread: u64,
+    /// Whose each row is, and what that is drawn for.
+    deal: (Deal, Purpose),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -126,11 +136,14 @@ impl Calendar {
             Availability::Periodic { period_s, available_s, spread } => {
                 let period = nanoseconds(*period_s);
                 let rows = vec![windows(&[[0.0, *available_s]], period)];
-                Some(Cycle { rows, period, spread: nanoseconds(period_s * spread).min(period) })
+                let spread = nanoseconds(period_s * spread).min(period);
+                Some(Cycle { rows, period, spread, deal: (Deal::InOrder, Purpose::Availability) })
             }
-            Availability::Trace { rows, period_s } => {
+            Availability::Trace { rows, period_s, deal, with_devices } => {
                 let period = nanoseconds(*period_s);
-                Some(Cycle { rows: rows.iter().map(|row| windows(row, period)).collect(), period, spread: 0 })
+                let rows = rows.iter().map(|row| windows(row, period)).collect();
+                let purpose = if *with_devices { Purpose::Device } else { Purpose::Availability };
+                Some(Cycle { rows, period, spread: 0, deal: (*deal, purpose) })
             }
         };
         Self { cycle, seed, clients }
@@ -192,10 +205,8 @@ impl Calendar {
     /// The client's row, and where in its cycle it is at `now`; none where it can be reached always.
     fn find(&self, client: u32, now: Time) -> Option<(&Cycle, &[Window], u64)> {
         let cycle = self.cycle.as_ref()?;
-        let row = match cycle.rows.len() {
-            1 => 0,
-            rows => place(self.seed, Purpose::Availability, client, self.clients) as usize % rows.max(1),
-        };
+        let (deal, purpose) = cycle.deal;
+        let row = deal.row(self.seed, purpose, client, self.clients, cycle.rows.len());
         let ahead = match cycle.spread {
             0 => 0,
             spread => Stream::new(self.seed, Purpose::Availability, u64::from(client), 0).below(spread),
@@ -245,8 +256,8 @@ mod tests {
     }
 
     fn trace(rows: &[&[[f64; 2]]]) -> Calendar {
-        let rows = rows.iter().map(|row| row.to_vec()).collect();
-        let trace = Availability::Trace { rows, period_s: 10.0 };
+        let rows = rows.iter().map(|row| row.to_vec()).collect::<Vec<_>>().into();
+        let trace = Availability::Trace { rows, period_s: 10.0, deal: Deal::Shuffled, with_devices: false };
         trace.check("availability").unwrap();
         Calendar::new(&trace, 1, 1)
     }
@@ -312,7 +323,8 @@ mod tests {
     #[test]
     fn rows_are_dealt_out_evenly_and_one_may_be_empty() {
         let rows = vec![vec![[0.0, 1.0]], vec![], vec![[2.0, 3.0]]];
-        let calendar = Calendar::new(&Availability::Trace { rows, period_s: 4.0 }, 30, 2);
+        let (rows, deal) = (rows.into(), Deal::Shuffled);
+        let calendar = Calendar::new(&Availability::Trace { rows, period_s: 4.0, deal, with_devices: false }, 30, 2);
         let next: Vec<Option<Time>> = (0..30).map(|client| calendar.next(client, Time::START)).collect();
         for expected in [Some(at(0)), None, Some(at(2))] {
             assert_eq!(next.iter().filter(|&&next| next == expected).count(), 10);

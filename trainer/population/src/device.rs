@@ -108,10 +108,10 @@ impl Device {
 }
 
 /// Longest time and highest rate that a field may give. A billion seconds are 32 years.
-const MOST_S: f64 = 1e9;
-const MOST_BYTES_PER_S: f64 = 1e15;
+pub(crate) const MOST_S: f64 = 1e9;
+pub(crate) const MOST_BYTES_PER_S: f64 = 1e15;
 /// A device slower than this takes longer than any simulation.
-const LEAST_BYTES_PER_S: f64 = 1e-3;
+pub(crate) const LEAST_BYTES_PER_S: f64 = 1e-3;
 
 impl Devices {
     /// Checks every field.

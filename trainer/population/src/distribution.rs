@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::check::{FieldError, within, wrong};
-use crate::random::{Purpose, Stream, place};
+use crate::random::{Purpose, Stream};
+use crate::trace::Deal;
 
 /// A distribution of a number that is not negative: seconds, or bytes per second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,8 +52,8 @@ pub enum Distribution {
         #[serde(default)]
         most: Option<f64>,
     },
-    /// A list, as from a trace. It is dealt out like cards: with as many clients as values each value is used once,
-    /// with more they are used equally often, give or take one.
+    /// A list, as from a trace. It is dealt out like cards: with as many clients as values each value is used once, with
+    /// more they are used equally often, give or take one, and with fewer each client has another one.
     Values {
         /// The values.
         values: Vec<f64>,
@@ -122,8 +123,8 @@ impl Distribution {
             Self::Exponential { mean } => mean * stream.exponential(),
             Self::Pareto { least, shape, most } => (least * stream.pareto(*shape)).min(most.unwrap_or(f64::INFINITY)),
             Self::Values { values, in_order } => {
-                let place = if *in_order { client } else { place(seed, purpose, client, clients) };
-                values.get(place as usize % values.len().max(1)).copied().unwrap_or(least)
+                let deal = if *in_order { Deal::InOrder } else { Deal::Shuffled };
+                values.get(deal.row(seed, purpose, client, clients, values.len())).copied().unwrap_or(least)
             }
         };
         value.clamp(least, most)
@@ -170,6 +171,10 @@ mod tests {
         assert_eq!(draws(&values, 7), [1.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]);
         let values = Distribution::Values { values: vec![1.0, 2.0, 3.0], in_order: true };
         assert_eq!(values.draw(1, Purpose::Compute, 4, 7, 0.0, 9.0), 2.0);
+        // Three clients have three of a hundred values, and not the first ones.
+        let values = Distribution::Values { values: (0..100).map(f64::from).collect(), in_order: false };
+        let drawn = draws(&values, 3);
+        assert!(drawn[0] < drawn[1] && drawn[1] < drawn[2] && drawn[2] > 2.0, "{drawn:?}");
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod population;
 mod random;
 mod time;
 mod timeline;
+mod trace;
 
 pub use availability::{Availability, Leaving};
 pub use check::FieldError;
@@ -47,3 +48,4 @@ pub use holdings::Holdings;
 pub use partition::{Over, Partition, PartitionError, partition};
 pub use population::{Population, PopulationError, Slow, Spec};
 pub use timeline::{Arrival, Begun, Mode, Round, Selection, Timeline, TimelineError};
+pub use trace::{Deal, DeviceTrace, Recorded, Times, TraceError, times};

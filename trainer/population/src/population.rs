@@ -9,6 +9,7 @@ use crate::holdings::Holdings;
 use crate::partition::CLIENTS_MOST;
 use crate::random::{Purpose, Stream};
 use crate::time::{Time, nanoseconds, seconds};
+use crate::trace::Recorded;
 
 /// What a population is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct Spec {
     pub dropout: f64,
     /// Clients that are slow because of what they hold, or for no reason.
     pub slow: Option<Slow>,
+    /// Devices from a trace, in place of what `devices` and `network` say of the same. It has no written form.
+    #[serde(skip)]
+    pub recorded: Option<Recorded>,
 }
 
 impl Default for Spec {
@@ -40,6 +44,7 @@ impl Default for Spec {
             leaving: Leaving::default(),
             dropout: 0.0,
             slow: None,
+            recorded: None,
         }
     }
 }
@@ -106,6 +111,13 @@ impl Population {
         spec.devices.check("devices")?;
         spec.network.check("network")?;
         spec.availability.check("availability")?;
+        if let Availability::Trace { rows, deal, with_devices: true, .. } = &spec.availability {
+            let devices = spec.recorded.as_ref().map(|recorded| (recorded.trace.devices(), recorded.deal));
+            if devices != Some((rows.len(), *deal)) {
+                let message = "rows are of recorded devices; it takes as many of those, dealt out alike";
+                return Err(wrong("availability.with_devices", message).into());
+            }
+        }
         // At 1 no update would ever arrive.
         within("dropout", spec.dropout, 0.0..=0.999)?;
         if holdings.clients() != spec.clients {
@@ -148,7 +160,11 @@ impl Population {
 
     /// A client's device.
     pub fn device(&self, client: u32) -> Device {
-        let device = device(&self.spec.devices, &self.spec.network, self.seed, client, self.clients());
+        let drawn = device(&self.spec.devices, &self.spec.network, self.seed, client, self.clients());
+        let device = match &self.spec.recorded {
+            Some(recorded) => recorded.device(drawn, self.seed, client, self.clients()),
+            None => drawn,
+        };
         match self.spec.slow.as_ref().and_then(|slow| slow.factor).filter(|_| self.is_slow(client)) {
             Some(factor) => Device {
                 seconds_per_sample: device.seconds_per_sample * factor,

@@ -34,6 +34,8 @@ pub(crate) enum Purpose {
     Variation,
     /// Whether and when a task is lost.
     Dropout,
+    /// Which row of a trace of devices is a client's.
+    Device,
 }
 
 /// Numbers of one purpose and two keys, one after the other.

@@ -8,6 +8,7 @@ use crate::device::{Devices, Network};
 use crate::distribution::Distribution;
 use crate::population::Slow;
 use crate::random::{Purpose, Stream};
+use crate::trace::Deal;
 
 /// A population and a mode, drawn.
 fn drawn(seed: u64) -> (Arc<Population>, Mode, Selection) {
@@ -22,7 +23,12 @@ fn drawn(seed: u64) -> (Arc<Population>, Mode, Selection) {
     };
     let availability = match pick(4) {
         0 => Availability::Periodic { period_s: 50.0, available_s: 20.0, spread: pick(2) as f64 },
-        1 => Availability::Trace { rows: vec![vec![[0.0, 9.0], [12.0, 30.0]], vec![[3.0, 40.0]]], period_s: 40.0 },
+        1 => Availability::Trace {
+            rows: vec![vec![[0.0, 9.0], [12.0, 30.0]], vec![[3.0, 40.0]]].into(),
+            period_s: 40.0,
+            deal: Deal::Shuffled,
+            with_devices: false,
+        },
         _ => Availability::Always,
     };
     let mode = pick(5);
@@ -64,6 +70,7 @@ fn drawn(seed: u64) -> (Arc<Population>, Mode, Selection) {
         leaving: if pick(2) == 0 { Leaving::Lost } else { Leaving::Resumed },
         dropout: pick(3) as f64 * 0.2,
         slow,
+        recorded: None,
     };
     let population = Arc::new(Population::new(&spec, &Holdings::even(clients, 1), seed).unwrap());
     (population, mode, if pick(2) == 0 { Selection::Uniform } else { Selection::RoundRobin })
