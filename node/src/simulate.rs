@@ -200,7 +200,7 @@ fn simulate(
     let (records, updates) = (Mutex::new(Vec::new()), AtomicU64::new(0));
     let begun = Instant::now();
     std::thread::scope(|scope| {
-        let (executor, _workers) = Threads::start(scope, threads, model.as_ref(), &data, file.data.drift.as_ref());
+        let executor = Threads::start(scope, threads, model.as_ref(), &data, file.data.drift.as_ref());
         let coordinate = || -> anyhow::Result<()> {
             while let Some((number, entry, seed)) = lock(&queue).pop_front() {
                 let state = states.join(format!("{number}"));

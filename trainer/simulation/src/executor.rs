@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::Scope;
 use std::time::Instant;
 
 use swarmloom_classifiers::{
@@ -132,22 +132,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Threads {
-    /// Starts threads that compute with this model until the value is dropped.
+    /// Starts threads that compute with this model until the value is dropped; the scope waits for their end.
     pub fn start<'scope, 'env: 'scope>(
         scope: &'scope Scope<'scope, 'env>,
         threads: usize,
         model: &'env dyn Model,
         data: &'env Data,
         drift: Option<&'env Drift>,
-    ) -> (Self, Vec<ScopedJoinHandle<'scope, ()>>) {
+    ) -> Self {
         let queue = Arc::new(Queue::default());
         let threads = threads.max(1);
-        let start = |_| {
+        for _ in 0..threads {
             let queue = queue.clone();
-            scope.spawn(move || work(&queue, model, data, drift))
-        };
-        let handles = (0..threads).map(start).collect();
-        (Self { queue, threads }, handles)
+            scope.spawn(move || work(&queue, model, data, drift));
+        }
+        Self { queue, threads }
     }
 }
 

@@ -84,7 +84,7 @@ pub(super) fn rate(work: &Work, rounds: usize) -> anyhow::Result<f64> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let begun = Instant::now();
     std::thread::scope(|scope| {
-        let (executor, _) = Threads::start(scope, threads, &model, setup.data, None);
+        let executor = Threads::start(scope, threads, &model, setup.data, None);
         while course.step(&executor)? {}
         anyhow::Ok(())
     })?;

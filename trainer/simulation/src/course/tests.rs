@@ -51,7 +51,7 @@ impl World {
         stop: u64,
     ) -> (Record, Vec<u8>) {
         std::thread::scope(|scope| {
-            let (executor, _) = Threads::start(scope, threads, &self.network, &self.data, setup.drift);
+            let executor = Threads::start(scope, threads, &self.network, &self.data, setup.drift);
             let mut course = Course::new(setup, entry.clone(), 3).expect("a course");
             if let Some(from) = from {
                 course.restore(from).expect("restored");
@@ -138,7 +138,7 @@ fn a_round_is_the_mean_of_its_updates() {
         ..entry(Rule::FedAvg(Default::default()))
     };
     std::thread::scope(|scope| {
-        let (executor, _) = Threads::start(scope, 2, &world.network, &world.data, None);
+        let executor = Threads::start(scope, 2, &world.network, &world.data, None);
         let mut course = Course::new(&setup, entry, 3).expect("a course");
         let before = course.parameters().to_vec();
         let round = course.timeline.clone().next().expect("a round");
