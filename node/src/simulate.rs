@@ -4,6 +4,7 @@ pub(crate) mod file;
 mod model;
 mod outcome;
 mod report;
+mod trace;
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Read, Write};
@@ -22,6 +23,7 @@ use toml::Value;
 use self::file::File;
 use self::model::{Built, Wrong};
 use self::outcome::{Outcome, Variant};
+use self::trace::Traces;
 use crate::cli::SimulateArgs;
 use crate::config::{ConfigErrors, locate};
 use crate::hex;
@@ -69,7 +71,8 @@ pub(crate) fn run(args: &SimulateArgs, as_json: bool) -> anyhow::Result<()> {
         let label = values.iter().map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join(", ");
         let states = out.join("state").join(number.to_string());
         let stamp = hex::encode(
-            digest::digest(&digest::SHA256, format!("{STATE_FORMAT}\n{text}\n{label}").as_bytes()).as_ref(),
+            digest::digest(&digest::SHA256, format!("{STATE_FORMAT}\n{text}\n{label}{}", file.traced).as_bytes())
+                .as_ref(),
         );
         let simulated = simulate(file, (&name, &text), &label, threads, &states, &stamp, args.restart)?;
         done.push(simulated);
@@ -117,8 +120,10 @@ fn variants(file: &File, name: &str, text: &str) -> anyhow::Result<Variants> {
             })
             .collect();
     }
+    let mut traces = Traces::default();
     let read = |values: Vec<(String, Value)>| {
-        let file = if values.is_empty() { file.clone() } else { file.with(name, text, &values)? };
+        let mut file = if values.is_empty() { file.clone() } else { file.with(name, text, &values)? };
+        file.read_traces(&mut traces)?;
         Ok((values, file))
     };
     all.into_iter().map(read).collect()

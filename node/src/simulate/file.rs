@@ -15,6 +15,7 @@ use swarmloom_simulation::{Attackers, Drift, Entry, Transform};
 use toml::{Table, Value};
 
 use super::model::ModelTable;
+use super::trace::{TraceTable, Traces};
 use crate::config::{ConfigErrors, Located, locate};
 
 /// A simulation file, read and checked as far as that is possible without the data.
@@ -32,8 +33,12 @@ pub(crate) struct File {
     pub(crate) model: ModelTable,
     /// How clients train.
     pub(crate) local: LocalSpec,
-    /// What clients are like.
+    /// What clients are like; without what its trace says, which [`Self::read_traces`] puts in.
     pub(crate) population: Spec,
+    /// Files that say what clients are like.
+    trace: Option<TraceTable>,
+    /// Of those files, once they are read; empty without any.
+    pub(crate) traced: String,
     /// When accuracy is measured, and on what.
     pub(crate) evaluation: EvaluationTable,
     /// What is compared.
@@ -230,7 +235,7 @@ impl File {
         let data: Option<DataTable> = part.read("data", or_empty("data"));
         let model: Option<ModelTable> = part.read("model", or_empty("model"));
         let local: Option<LocalSpec> = part.read("local", or_empty("local"));
-        let population: Option<Spec> = part.read("population", or_empty("population"));
+        let (population, trace) = Self::population(&mut part, or_empty("population"));
         let evaluation: Option<EvaluationTable> = part.read("evaluation", or_empty("evaluation"));
         let inversion: Option<Inversion> = part.read("inversion", or_empty("inversion"));
         let server = get("server").and_then(|value| match value {
@@ -290,7 +295,22 @@ impl File {
                 Some(strategies),
                 Some(sweep),
             ) if part.errors.is_empty() => {
-                Ok(Self { name, rounds, seeds, data, model, local, population, evaluation, strategies, sweep, table })
+                let traced = String::new();
+                Ok(Self {
+                    name,
+                    rounds,
+                    seeds,
+                    data,
+                    model,
+                    local,
+                    population,
+                    trace,
+                    traced,
+                    evaluation,
+                    strategies,
+                    sweep,
+                    table,
+                })
             }
             _ => Err(ConfigErrors(part.errors)),
         }
@@ -313,6 +333,30 @@ impl File {
             let why = "data of kind \"text\" are not inverted: there is nothing between two characters";
             part.wrong(&format!("strategy.{number}.rule"), &format!("{:?}: {why}", entry.name));
         }
+    }
+
+    /// `[population]`, and `[population.trace]` in it.
+    fn population(part: &mut Part<'_>, mut value: Value) -> (Option<Spec>, Option<TraceTable>) {
+        let trace = value.as_table_mut().and_then(|table| table.remove("trace"));
+        let trace: Option<TraceTable> = part.optional("population.trace", trace);
+        let checked = trace.as_ref().zip(value.as_table()).map(|(trace, table)| trace.check(table));
+        if let Some(Err((key, message))) = checked {
+            part.wrong(&format!("population.{key}"), &message);
+        }
+        (part.read("population", value), trace)
+    }
+
+    /// Reads the files of `[population.trace]`, if there are any.
+    ///
+    /// # Errors
+    /// The file, the line, and what is wrong there.
+    pub(crate) fn read_traces(&mut self, traces: &mut Traces) -> Result<(), ConfigErrors> {
+        let Some(trace) = &self.trace else { return Ok(()) };
+        let empty = Table::new();
+        let table = self.table.get("population").and_then(Value::as_table).unwrap_or(&empty);
+        let traced = traces.put(trace, &mut self.population, table);
+        self.traced = traced.map_err(|error| ConfigErrors(vec![error]))?;
+        Ok(())
     }
 
     /// `[[strategy]]`: each with what `[server]` and `[inversion]` say, unless it says otherwise.
@@ -474,6 +518,15 @@ mod tests {
             ("learning_rate = 0.3", "learning_rate = nan", "above 0"),
             ("clients = 50", "clients = 50.5", "expected u32"),
             ("staleness = 40 }", "stale = 40 }", "unknown field `stale`"),
+            ("clients = 50", "clients = 50\ntrace = {}", "it takes `devices`, `availability` or both"),
+            ("clients = 50", "clients = 50\ntrace = { device = 'x' }", "unknown field `device`"),
+            ("clients = 50", "clients = 50\ntrace = { devices = 'x', deal = 'first' }", "unknown variant `first`"),
+            ("clients = 50", "clients = 50\ntrace = { devices = 'x', period_s = 0 }", "0 is not a number from 0.001"),
+            (
+                "clients = 50",
+                "clients = 50\navailability = { kind = 'always' }\ntrace = { availability = 'x' }",
+                "`trace.availability` says that too",
+            ),
             ("per_round = 10", "per_round = \"ten\"", "expected u32"),
             ("per_round = 10", "per_rounds = 10", "unknown field `per_rounds`"),
             ("selection = \"round_robin\"", "selection = \"first\"", "unknown variant `first`"),
