@@ -113,6 +113,9 @@ pub(crate) struct SimulateArgs {
     /// Forget what was computed before.
     #[arg(long)]
     pub(crate) restart: bool,
+    /// With several ranks (torchrun's variables): how long to wait for others, until they are there and then for their parts.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) wait: u64,
 }
 
 /// `invite`.

@@ -3,6 +3,7 @@
 pub(crate) mod file;
 mod model;
 mod outcome;
+mod ranks;
 mod report;
 mod trace;
 
@@ -16,8 +17,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use ring::digest;
+use swarmloom_collectives::Group;
 use swarmloom_datasets::{Limits, Split};
-use swarmloom_simulation::{Course, Data, Entry, Record, Setup, SimulationError, Threads};
+use swarmloom_simulation::{Course, Data, Entry, Executor, Lane, Ranks, Record, Setup, SimulationError, Threads};
 use toml::Value;
 
 use self::file::File;
@@ -38,6 +40,8 @@ const SAVE_EVERY: Duration = Duration::from_secs(20);
 const STATE_FORMAT: u32 = 1;
 /// Variants that a sweep may have.
 const MAX_VARIANTS: usize = 256;
+/// Runs that go on side by side on several ranks.
+const MAX_LANES: usize = 64;
 
 /// Carries out `simulate`.
 ///
@@ -50,6 +54,10 @@ pub(crate) fn run(args: &SimulateArgs, as_json: bool) -> anyhow::Result<()> {
     let path = args.file.as_deref().unwrap_or(Path::new("-"));
     let name = path.display().to_string();
     let mut text = String::new();
+    if name == "-" && ranks::several()? {
+        let message = "WORLD_SIZE is more than 1: give a path, for all ranks read the simulation file";
+        return Err(Usage(message.into()).into());
+    }
     if name == "-" {
         std::io::stdin().take(1 << 20).read_to_string(&mut text).context("standard input")?;
     } else {
@@ -63,10 +71,14 @@ pub(crate) fn run(args: &SimulateArgs, as_json: bool) -> anyhow::Result<()> {
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("simulation-{}", slug(&file.name))));
-    std::fs::create_dir_all(&out).with_context(|| format!("the folder {}", out.display()))?;
+    let group = ranks::join(&text, Duration::from_secs(args.wait))?.map(Mutex::new);
+    let leads = group.as_ref().is_none_or(|group| lock(group).rank() == 0);
+    if leads {
+        std::fs::create_dir_all(&out).with_context(|| format!("the folder {}", out.display()))?;
+    }
 
     let begun = Instant::now();
-    let mut done = Vec::new();
+    let (mut done, mut width) = (Vec::new(), threads);
     for (number, (values, file)) in variants.iter().enumerate() {
         let label = values.iter().map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join(", ");
         let states = out.join("state").join(number.to_string());
@@ -74,10 +86,17 @@ pub(crate) fn run(args: &SimulateArgs, as_json: bool) -> anyhow::Result<()> {
             digest::digest(&digest::SHA256, format!("{STATE_FORMAT}\n{text}\n{label}{}", file.traced).as_bytes())
                 .as_ref(),
         );
-        let simulated = simulate(file, (&name, &text), &label, threads, &states, &stamp, args.restart)?;
+        let means = Means { threads, group: group.as_ref(), leads };
+        let saved = Saved { states: &states, stamp: &stamp, restart: args.restart };
+        let (simulated, all) = simulate(file, (&name, &text), &label, means, saved)?;
         done.push(simulated);
+        width = all;
     }
-    let outcome = Outcome { name: file.name.clone(), variants: done, seconds: begun.elapsed().as_secs_f64(), threads };
+    if !leads {
+        return Ok(());
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let outcome = Outcome { name: file.name.clone(), variants: done, seconds, threads: width };
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     outcome.write(&out, &command)?;
     let _ = std::fs::remove_dir_all(out.join("state"));
@@ -151,16 +170,37 @@ fn data(file: &File, split: &Split) -> Data {
     }
 }
 
-/// Runs every strategy with every seed, on all threads; goes on from saved states of the same file.
+/// What computes.
+#[derive(Clone, Copy)]
+struct Means<'a> {
+    /// Of this process.
+    threads: usize,
+    /// The others, where this process is one of several ranks.
+    group: Option<&'a Mutex<Group>>,
+    /// Whether it is the one that reads states and writes files.
+    leads: bool,
+}
+
+/// Where runs go on.
+#[derive(Clone, Copy)]
+struct Saved<'a> {
+    /// The folder of saved states.
+    states: &'a Path,
+    /// What they begin with if they are of this file.
+    stamp: &'a str,
+    /// Whether to forget them.
+    restart: bool,
+}
+
+/// Runs every strategy with every seed, on all threads of all ranks; goes on from saved states of the same file. Also says
+/// how many threads those are.
 fn simulate(
     file: &File,
     (name, text): (&str, &str),
     label: &str,
-    threads: usize,
-    states: &Path,
-    stamp: &str,
-    restart: bool,
-) -> anyhow::Result<Variant> {
+    means: Means<'_>,
+    saved: Saved<'_>,
+) -> anyhow::Result<(Variant, usize)> {
     let split = swarmloom_datasets::load(&file.data.source, &Limits::default())?;
     let data = data(file, &split);
     let built = file.model.build(data.shape, data.classes);
@@ -169,7 +209,8 @@ fn simulate(
         ConfigErrors(vec![locate(name, text, &place, &why)])
     };
     let Built { model, stamp: of_model } = built.map_err(refuse)?;
-    let stamp = &format!("{stamp}{of_model}");
+    let stamp = format!("{}{of_model}", saved.stamp);
+    let saved = Saved { stamp: &stamp, ..saved };
     let setup = Setup {
         model: model.as_ref(),
         data: &data,
@@ -187,10 +228,13 @@ fn simulate(
         Course::new(&setup, entry.clone(), file.seeds[0])
             .map_err(|error| ConfigErrors(vec![locate(name, text, &place_of(&error), &error.to_string())]))?;
     }
-    if restart {
-        let _ = std::fs::remove_dir_all(states);
+    if means.leads {
+        if saved.restart {
+            let _ = std::fs::remove_dir_all(saved.states);
+        }
+        std::fs::create_dir_all(saved.states).with_context(|| saved.states.display().to_string())?;
     }
-    std::fs::create_dir_all(states).with_context(|| states.display().to_string())?;
+    let what = means.group.map(|_| what(saved.stamp, &data));
 
     let runs: VecDeque<(usize, Entry, u64)> = file
         .seeds
@@ -200,51 +244,91 @@ fn simulate(
         .map(|(number, (entry, seed))| (number, entry, seed))
         .collect();
     let count = runs.len();
-    let bar = bar(count as u64 * file.rounds, label);
-    let (queue, failed) = (Mutex::new(runs), AtomicBool::new(false));
+    let bar = if means.leads { bar(count as u64 * file.rounds, label) } else { ProgressBar::hidden() };
+    let (all, queue, failed) = (runs.clone(), Mutex::new(runs), AtomicBool::new(false));
     let (records, updates) = (Mutex::new(Vec::new()), AtomicU64::new(0));
     let begun = Instant::now();
-    std::thread::scope(|scope| {
-        let executor = Threads::start(scope, threads, model.as_ref(), &data, file.data.drift.as_ref());
-        let coordinate = || -> anyhow::Result<()> {
-            while let Some((number, entry, seed)) = lock(&queue).pop_front() {
-                let state = states.join(format!("{number}"));
+    let width = std::thread::scope(|scope| {
+        let drift = file.data.drift.as_ref();
+        let (threads, ranks) = match means.group.zip(what.as_ref()) {
+            Some((group, what)) => {
+                (None, Some(Ranks::start(scope, means.threads, model.as_ref(), &data, drift, group, what)?))
+            }
+            None => (Some(Threads::start(scope, means.threads, model.as_ref(), &data, drift)), None),
+        };
+        let width = ranks.as_ref().map_or(means.threads, Ranks::width);
+        let lanes = width.min(count).min(if ranks.is_some() { MAX_LANES } else { usize::MAX });
+        let coordinate = |number: usize, lane: Option<&Lane<'_>>| -> anyhow::Result<()> {
+            let executor: &dyn Executor = match (lane, &threads) {
+                (Some(lane), _) => lane,
+                (None, Some(threads)) => threads,
+                (None, None) => anyhow::bail!("a run has nothing to compute with"),
+            };
+            // Who of several ranks takes which run is fixed: they have to do the same.
+            let mut own = all.iter().skip(number).step_by(lanes);
+            let mut next = || if lane.is_some() { own.next().cloned() } else { lock(&queue).pop_front() };
+            // What happens to this rank alone the others do not come to by themselves.
+            let alone = |error: anyhow::Error| {
+                lane.iter().for_each(|lane| lane.abort(&format!("{error:#}")));
+                error
+            };
+            while let Some((number, entry, seed)) = next() {
+                let state = saved.states.join(format!("{number}"));
                 let mut course = Course::new(&setup, entry, seed)?;
-                if let Some(saved) = read_state(&state, stamp)? {
+                let mut found = if means.leads { read_state(&state, saved.stamp).map_err(alone)? } else { None };
+                if let Some(lane) = lane {
+                    found = Some(lane.share(found.unwrap_or_default())?).filter(|shared| !shared.is_empty());
+                }
+                if let Some(found) = found {
                     let advice = || format!("{}: --restart starts over", state.display());
-                    course.restore(&saved).with_context(advice)?;
+                    course.restore(&found).with_context(advice)?;
                     bar.inc(course.version());
                 }
+                let write = |course: &Course<'_>| match means.leads {
+                    true => write_state(&state, saved.stamp, &course.save()?).map_err(alone),
+                    false => Ok(()),
+                };
                 let before = course.record().tally.updates;
-                let mut saved = Instant::now();
-                while !failed.load(Ordering::Relaxed) && course.step(&executor)? {
+                let mut last = Instant::now();
+                while !failed.load(Ordering::Relaxed) && course.step(executor)? {
                     bar.inc(1);
-                    if saved.elapsed() > SAVE_EVERY {
-                        write_state(&state, stamp, &course.save()?)?;
-                        saved = Instant::now();
+                    if last.elapsed() > SAVE_EVERY {
+                        write(&course)?;
+                        last = Instant::now();
                     }
                 }
-                write_state(&state, stamp, &course.save()?)?;
+                write(&course)?;
                 updates.fetch_add(course.record().tally.updates - before, Ordering::Relaxed);
                 lock(&records).push((number, course.record().clone()));
             }
             Ok(())
         };
+        let guarded = |number: usize, lane: Option<Lane<'_>>| {
+            coordinate(number, lane.as_ref()).inspect_err(|error| match &lane {
+                Some(lane) => lane.fail(&format!("{error:#}")),
+                None => failed.store(true, Ordering::Relaxed),
+            })
+        };
         // What they borrow lives in the scope around, which ends the workers once the executor is gone.
-        let all = std::thread::scope(|scope| {
-            let guarded = || coordinate().inspect_err(|_| failed.store(true, Ordering::Relaxed));
-            let coordinators: Vec<_> = (0..threads.min(count)).map(|_| scope.spawn(guarded)).collect();
+        let ends = std::thread::scope(|scope| {
+            let guarded = &guarded;
+            let of_ranks = ranks.iter().flat_map(|ranks| ranks.lanes(lanes).into_iter().map(Some));
+            let of_threads = threads.iter().flat_map(|_| std::iter::repeat_with(|| None).take(lanes));
+            let coordinators: Vec<_> = of_ranks
+                .chain(of_threads)
+                .enumerate()
+                .map(|(number, lane)| scope.spawn(move || guarded(number, lane)))
+                .collect();
             let panicked = |_| Err(anyhow::anyhow!("a run panicked"));
-            let results = coordinators.into_iter().map(|one| one.join().unwrap_or_else(panicked));
-            results.collect::<Result<Vec<()>, anyhow::Error>>()
+            coordinators.into_iter().map(|one| one.join().unwrap_or_else(panicked)).collect::<Vec<anyhow::Result<()>>>()
         });
-        drop(executor);
-        all
+        drop((threads, ranks));
+        first_cause(ends).map(|()| width)
     })?;
     bar.finish_and_clear();
     let mut records = records.into_inner().unwrap_or_else(PoisonError::into_inner);
     records.sort_by_key(|(number, _)| *number);
-    Ok(Variant {
+    let variant = Variant {
         label: label.to_owned(),
         model: format!("{}, {} parameters", model.name(), model.parameters()),
         affected: file.affected(),
@@ -253,7 +337,32 @@ fn simulate(
         records: records.into_iter().map(|(_, record)| record).collect::<Vec<Record>>(),
         updates: updates.into_inner(),
         seconds: begun.elapsed().as_secs_f64(),
-    })
+    };
+    Ok((variant, width))
+}
+
+/// The first error, but one that only says that there is another after that one.
+fn first_cause(ends: Vec<anyhow::Result<()>>) -> anyhow::Result<()> {
+    let follows =
+        |error: &anyhow::Error| matches!(error.downcast_ref::<SimulationError>(), Some(SimulationError::Stopped(_)));
+    let (after, causes): (Vec<_>, Vec<_>) = ends.into_iter().filter_map(Result::err).partition(follows);
+    causes.into_iter().chain(after).next().map_or(Ok(()), Err)
+}
+
+/// All that ranks have to have in common: the program, the file with what it names, the data.
+fn what(stamp: &str, data: &Data) -> [u8; 32] {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    hash.update(format!("{} {stamp} {:?}", env!("CARGO_PKG_VERSION"), data.shape).as_bytes());
+    for features in [&data.features, &data.test_features] {
+        for part in features.chunks(1 << 14) {
+            hash.update(&part.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+        }
+    }
+    hash.update(&data.labels);
+    hash.update(&data.test_labels);
+    let mut what = [0; 32];
+    what.copy_from_slice(hash.finish().as_ref());
+    what
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -17,10 +17,10 @@ pub(crate) fn binary() -> PathBuf {
     binary
 }
 
-/// A command with an empty home, so that a person's own data is neither read nor written.
+/// A command with an empty home, so that a person's own data is neither read nor written, and of no group of ranks.
 pub(crate) fn swarmloom(home: &Path) -> Command {
     let mut command = Command::new(binary());
-    command.env("HOME", home).env_remove("XDG_DATA_HOME").stdin(Stdio::null());
+    command.env("HOME", home).env_remove("XDG_DATA_HOME").env_remove("WORLD_SIZE").stdin(Stdio::null());
     command
 }
 

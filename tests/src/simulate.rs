@@ -1,8 +1,10 @@
 //! `simulate` from outside: the example, what it leaves, and that a stopped run goes on.
 
 use std::fs;
-use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -211,4 +213,211 @@ fn a_wrong_file_is_refused_where_it_is_wrong_and_leaves_nothing() {
     }
     fs::write(&file, FILE).expect("written");
     assert!(output(home.path(), &["config", "check", &path]).status.success());
+}
+
+/// Both ranks of a simulation; killed when dropped.
+struct Pair([Child; 2]);
+
+impl Pair {
+    /// Starts them as torchrun would, each with a folder of its own: `NAME-0` and `NAME-1`.
+    fn start(home: &Path, file: &str, name: &str) -> Self {
+        // Another process may take the port in between: then rank 0 says so, and the test fails loudly.
+        let port =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a port");
+        Self([0, 1].map(|rank| {
+            let out = home.join(format!("{name}-{rank}")).display().to_string();
+            let threads = (rank + 1).to_string();
+            swarmloom(home)
+                .args(["--json", "simulate", file, "--out", &out, "--threads", &threads, "--wait", "60"])
+                .env("RANK", rank.to_string())
+                .env("WORLD_SIZE", "2")
+                .env("MASTER_ADDR", "127.0.0.1")
+                .env("MASTER_PORT", port.port().to_string())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("a rank starts")
+        }))
+    }
+
+    fn end(&mut self, rank: usize, within: Duration) -> (ExitStatus, String, String) {
+        let child = &mut self.0[rank];
+        let status = wait_for("the end of a rank", within, || child.try_wait().expect("a state"));
+        let read = |pipe: Option<&mut dyn std::io::Read>| {
+            let mut all = String::new();
+            pipe.expect("a pipe").read_to_string(&mut all).expect("text");
+            all
+        };
+        let out = read(child.stdout.as_mut().map(|pipe| pipe as &mut dyn std::io::Read));
+        (status, out, read(child.stderr.as_mut().map(|pipe| pipe as &mut dyn std::io::Read)))
+    }
+
+    /// Both have to end well, and the second has to leave and say nothing; what the first says.
+    fn ended_well(mut self, home: &Path, name: &str) -> Value {
+        let [first, second] = [0, 1].map(|rank| self.end(rank, Duration::from_secs(300)));
+        assert!(first.0.success() && second.0.success(), "{first:?} {second:?}");
+        assert_eq!(second.1, "");
+        assert!(!home.join(format!("{name}-1")).exists(), "rank 1 has left files");
+        serde_json::from_str(&first.1).expect("one document")
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // It may have ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A document without what is measured, and without where it is.
+fn computed(document: &Value) -> Value {
+    const MEASURED: [&str; 5] = ["seconds", "seconds_each", "updates_per_s", "threads", "report"];
+    match document {
+        Value::Object(of) if of.contains_key("version") => document.clone(),
+        Value::Object(of) => of
+            .iter()
+            .filter(|(key, _)| !MEASURED.contains(&key.as_str()))
+            .map(|(key, of)| (key.clone(), computed(of)))
+            .collect(),
+        Value::Array(of) => of.iter().map(computed).collect(),
+        other => other.clone(),
+    }
+}
+
+fn read(folder: &Path, name: &str) -> String {
+    fs::read_to_string(folder.join(name)).expect("a file of the simulation")
+}
+
+#[test]
+fn two_ranks_leave_what_one_process_leaves() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let file = home.join("short.toml");
+    fs::write(&file, format!("{FILE}[sweep]\n\"local.learning_rate\" = [0.2, 0.3]\n")).expect("written");
+    let (file, out) = (file.display().to_string(), home.join("one"));
+    let one = json(home, &["--json", "simulate", &file, "--threads", "1", "--out", &out.display().to_string()]);
+    let two = Pair::start(home, &file, "two").ended_well(home, "two");
+    assert_eq!(two["threads"], 3);
+    assert_eq!(computed(&one), computed(&two));
+    let (one, two) = (out, home.join("two-0"));
+    assert_eq!(read(&one, "results.csv"), read(&two, "results.csv"));
+    let written = |folder: &Path| computed(&serde_json::from_str(&read(folder, "results.json")).expect("JSON"));
+    assert_eq!(written(&one), written(&two));
+    let plots = |folder: &Path| -> Vec<String> {
+        let page = read(folder, "report.html");
+        page.split("<svg").skip(1).map(|plot| plot.split("</svg>").next().unwrap_or_default().to_owned()).collect()
+    };
+    assert!(plots(&one).len() > 4 && plots(&one) == plots(&two));
+}
+
+#[test]
+fn when_a_rank_is_killed_the_other_says_so_and_both_go_on_from_rank_0s_state() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let file = home.join("long.toml");
+    fs::write(&file, FILE.replace("rounds = 60", "rounds = 600")).expect("written");
+    let file = file.display().to_string();
+    let out = home.join("whole");
+    json(home, &["--json", "simulate", &file, "--out", &out.display().to_string()]);
+    for killed in [1, 0] {
+        let mut pair = Pair::start(home, &file, "pair");
+        let state = home.join("pair-0/state/0");
+        let states = || fs::read_dir(&state).map_or(0, Iterator::count);
+        let before = states();
+        wait_for("another saved state", Duration::from_secs(120), || {
+            let ended = pair.0.iter_mut().any(|child| child.try_wait().expect("a state").is_some());
+            assert!(!ended, "a rank ended: {:?}", pair.0[0].wait());
+            (states() > before).then_some(())
+        });
+        pair.0[killed].kill().expect("killed");
+        let began = Instant::now();
+        let (status, _, error) = pair.end(1 - killed, Duration::from_secs(30));
+        assert_eq!(status.code(), Some(1), "{error}");
+        assert!(error.contains("ranks cannot go on") && error.contains(&format!("rank {killed} is gone")), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    }
+    assert!(fs::read_dir(home.join("pair-0/state/0")).expect("states").count() >= 2);
+    Pair::start(home, &file, "pair").ended_well(home, "pair");
+    assert_eq!(read(&out, "results.csv"), read(&home.join("pair-0"), "results.csv"));
+}
+
+#[test]
+fn a_rank_that_finds_nobody_or_differs_says_so_in_time() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let file = home.join("short.toml");
+    fs::write(&file, FILE).expect("written");
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a port");
+    let start = |rank: &str, file: &str, wait: &str, address: &str| {
+        let out = home.join("out").display().to_string();
+        let mut command = swarmloom(home);
+        command.args(["simulate", file, "--out", &out, "--wait", wait]);
+        command.env("RANK", rank).env("WORLD_SIZE", "2").env("MASTER_ADDR", address);
+        command.env("MASTER_PORT", port.port().to_string()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("it starts")
+    };
+    let file = file.display().to_string();
+    for (rank, says) in
+        [("0", "[1] of 2 ranks have not come within 1 s"), ("1", "rank 0 cannot be reached at 127.0.0.1")]
+    {
+        let began = Instant::now();
+        let ended = start(rank, &file, "1", "127.0.0.1").wait_with_output().expect("an end");
+        assert_eq!(ended.status.code(), Some(1));
+        assert!(text(&ended.stderr).contains(says), "{}", text(&ended.stderr));
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    }
+    for (file, address, says) in
+        [("-", "127.0.0.1", "give a path"), (file.as_str(), "192.0.2.1", "set SWARMLOOM_TOKEN")]
+    {
+        let ended = start("0", file, "1", address).wait_with_output().expect("an end");
+        assert_eq!(ended.status.code(), Some(2));
+        assert!(text(&ended.stderr).contains(says), "{}", text(&ended.stderr));
+    }
+    assert!(!home.join("out").exists(), "who does not begin leaves nothing");
+}
+
+#[test]
+fn clients_are_what_traces_say() {
+    let home = tempfile::tempdir().expect("a folder");
+    let home = home.path();
+    let (devices, times, file) = (home.join("devices.csv"), home.join("times.csv"), home.join("traced.toml"));
+    // All alike: a round takes 20 samples, 5 epochs, 10 ms each, and 50 ms of latency each way, beside the bytes.
+    fs::write(&devices, "seconds_per_sample,down_bytes_per_s,up_bits_per_s,latency_s\n0.01,1e6,8e6,0.05\n")
+        .expect("written");
+    fs::write(&times, "device,from_seconds,to_seconds\nx,0,50\n").expect("written");
+    let trace = format!(
+        "trace = {{ devices = '{}', availability = '{}', period_s = 100 }}",
+        devices.display(),
+        times.display()
+    );
+    let server = FILE
+        .replace("slow = { classes = [5], count = 3, staleness = 10 }", &trace)
+        .replace("semi_asynchronous", "synchronous");
+    fs::write(&file, server.replace("rounds = 60", "rounds = 20").replace("seeds = 2", "seeds = 1")).expect("written");
+    let (path, out) = (file.display().to_string(), home.join("out"));
+    let arguments = ["simulate", &path, "--out", &out.display().to_string()];
+    assert!(output(home, &arguments).status.success(), "{}", text(&output(home, &arguments).stderr));
+    let table = read(&out, "results.csv");
+    let seconds: Vec<f64> = table
+        .lines()
+        .filter(|line| line.contains(",fresh,"))
+        .map(|line| line.split(',').nth(4).and_then(|field| field.parse().ok()).expect("seconds"))
+        .collect();
+    // 64 inputs, 32 hidden units, 10 classes: 2410 parameters of 4 bytes, at a million bytes a second both ways.
+    let round = 0.1 + 1.0 + 2.0 * 4.0 * 2410.0 / 1e6;
+    for (seconds, round) in seconds.iter().zip([0.0, 5.0, 10.0, 15.0, 20.0].map(|rounds| rounds * round)) {
+        assert!((seconds - round).abs() < 1e-6, "{seconds} {round}");
+    }
+    assert_eq!(seconds.len(), 5);
+    // A broken line is found, also without running.
+    fs::write(&times, "device,from_seconds,to_seconds\nx,0,50\nx,60,101\n").expect("written");
+    for arguments in [&["config", "check", path.as_str()][..], &arguments] {
+        let refused = output(home, arguments);
+        assert_eq!(refused.status.code(), Some(2), "{arguments:?}");
+        let says = format!("{}:3:1: `to_seconds`: \"101\" is not a number from 60 to 100", times.display());
+        assert!(text(&refused.stderr).contains(&says), "{}", text(&refused.stderr));
+    }
 }

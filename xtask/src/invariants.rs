@@ -40,7 +40,13 @@ const ROOMS: [Room; 15] = [
     Room { package: "swarmloom-classifiers", knows: &["swarmloom-kernels"], never: &["tch", "tokio", "libp2p"] },
     Room {
         package: "swarmloom-simulation",
-        knows: &["swarmloom-classifiers", "swarmloom-federated", "swarmloom-kernels", "swarmloom-population"],
+        knows: &[
+            "swarmloom-classifiers",
+            "swarmloom-collectives",
+            "swarmloom-federated",
+            "swarmloom-kernels",
+            "swarmloom-population",
+        ],
         never: &["tch", "tokio", "libp2p", "clap"],
     },
     Room { package: "swarmloom-tasks", knows: &[], never: &["tch", "tokio", "libp2p"] },

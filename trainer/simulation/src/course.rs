@@ -595,4 +595,4 @@ fn attackers(attackers: Option<&Attackers>, clients: u32, seed: u64) -> BTreeSet
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -127,7 +127,7 @@ struct Batch {
 }
 
 /// A panic while a lock is held leaves nothing half done here: values are set whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -157,8 +157,9 @@ impl Drop for Threads {
     }
 }
 
-impl Executor for Threads {
-    fn run(&self, jobs: Vec<Job>) -> Result<Vec<Outcome>, SimulationError> {
+impl Threads {
+    /// What came of each job, in their order.
+    pub(crate) fn results(&self, jobs: Vec<Job>) -> Vec<Result<Outcome, SimulationError>> {
         let count = jobs.len();
         let batch = Arc::new(Batch { left: Mutex::new((count, vec_of_none(count))), done: Condvar::new() });
         {
@@ -173,6 +174,12 @@ impl Executor for Threads {
         let lost = || SimulationError::Worker("it gave no result".into());
         let outcome = |outcome: Done| Ok(outcome.ok_or_else(lost)??);
         std::mem::take(&mut left.1).into_iter().map(outcome).collect()
+    }
+}
+
+impl Executor for Threads {
+    fn run(&self, jobs: Vec<Job>) -> Result<Vec<Outcome>, SimulationError> {
+        self.results(jobs).into_iter().collect()
     }
 
     fn width(&self) -> usize {

@@ -8,16 +8,19 @@
 pub mod course;
 pub mod data;
 pub mod executor;
+pub mod ranks;
 pub mod record;
 pub mod reveal;
 
 pub use course::{Attackers, Course, Entry, Setup};
 pub use data::{Data, Drift, Transform};
 pub use executor::{Executor, Job, Outcome, Threads};
+pub use ranks::{Lane, Ranks};
 pub use record::{Evaluation, Record, Tally};
 pub use reveal::Revealed;
 
 use swarmloom_classifiers::ClassifierError;
+use swarmloom_collectives::CollectiveError;
 use swarmloom_federated::{AggregateError, RuleError};
 use swarmloom_population::{PartitionError, PopulationError, TimelineError};
 
@@ -53,6 +56,31 @@ pub enum SimulationError {
     /// A saved state that is not one, or of another run.
     #[error("a saved state cannot be taken up: {0}")]
     State(String),
+    /// A rank could not compute something: the same on all ranks.
+    #[error("rank {rank}: {why}")]
+    Rank {
+        /// Which.
+        rank: usize,
+        /// What it says.
+        why: String,
+    },
+    /// Ranks that should be alike are not.
+    #[error(
+        "rank {rank} and rank 0 differ in {what}: they need the same program, the same files, and processors that compute the \
+         same bits"
+    )]
+    Diverged {
+        /// Which, the first of those.
+        rank: usize,
+        /// In what.
+        what: &'static str,
+    },
+    /// Ranks lost each other.
+    #[error("ranks cannot go on: {0}")]
+    Ranks(Box<CollectiveError>),
+    /// Another run of the same simulation ended with an error.
+    #[error("stopped because of another run: {0}")]
+    Stopped(String),
     /// The workers are gone.
     #[error("a worker stopped: {0}")]
     Worker(String),

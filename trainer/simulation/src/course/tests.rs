@@ -7,13 +7,13 @@ use swarmloom_population::Slow;
 use super::*;
 use crate::executor::Threads;
 
-struct World {
-    network: Network,
-    data: Data,
+pub(crate) struct World {
+    pub(crate) network: Network,
+    pub(crate) data: Data,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let split = swarmloom_datasets::digits();
         let data = Data {
             features: split.train.features.into(),
@@ -26,7 +26,7 @@ impl World {
         Self { network: Network::mlp(64, &[16], 10), data }
     }
 
-    fn setup(&self, rounds: u64, partition: Partition, slow: Option<Slow>) -> Setup<'_> {
+    pub(crate) fn setup(&self, rounds: u64, partition: Partition, slow: Option<Slow>) -> Setup<'_> {
         Setup {
             model: &self.network,
             data: &self.data,
@@ -42,7 +42,7 @@ impl World {
     }
 
     /// Runs to the end on so many threads; goes on from a state where there is one, and stops after a round where it is said.
-    fn run(
+    pub(crate) fn run(
         &self,
         setup: &Setup<'_>,
         entry: &Entry,
@@ -66,7 +66,7 @@ impl World {
     }
 }
 
-fn entry(rule: Rule) -> Entry {
+pub(crate) fn entry(rule: Rule) -> Entry {
     Entry {
         name: rule.name().into(),
         rule,
@@ -82,11 +82,11 @@ fn entry(rule: Rule) -> Entry {
     }
 }
 
-fn slow() -> Option<Slow> {
+pub(crate) fn slow() -> Option<Slow> {
     Some(Slow { classes: vec![5], count: 3, staleness: Some(4), factor: None, overlap: true })
 }
 
-const SORTED: Partition = Partition::Sorted { shards: 1, shuffle: true };
+pub(crate) const SORTED: Partition = Partition::Sorted { shards: 1, shuffle: true };
 
 /// Every rule, in a world where updates are late: the same bits on one thread and on three, and the same whether the run
 /// was interrupted or not.
