@@ -71,7 +71,7 @@ pub(crate) fn run(args: &SimulateArgs, as_json: bool) -> anyhow::Result<()> {
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("simulation-{}", slug(&file.name))));
-    let group = ranks::join(&text, Duration::from_secs(args.wait))?.map(Mutex::new);
+    let group = ranks::join(Duration::from_secs(args.wait))?.map(Mutex::new);
     let leads = group.as_ref().is_none_or(|group| lock(group).rank() == 0);
     if leads {
         std::fs::create_dir_all(&out).with_context(|| format!("the folder {}", out.display()))?;

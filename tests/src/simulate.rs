@@ -216,40 +216,42 @@ fn a_wrong_file_is_refused_where_it_is_wrong_and_leaves_nothing() {
 }
 
 /// Both ranks of a simulation; killed when dropped.
-struct Pair([Child; 2]);
+struct Pair {
+    ranks: [Child; 2],
+    /// What each says goes to files here: a pipe that nobody reads would be full before they end.
+    said: tempfile::TempDir,
+}
 
 impl Pair {
     /// Starts them as torchrun would, each with a folder of its own: `NAME-0` and `NAME-1`.
     fn start(home: &Path, file: &str, name: &str) -> Self {
+        let said = tempfile::tempdir().expect("a folder");
         // Another process may take the port in between: then rank 0 says so, and the test fails loudly.
         let port =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a port");
-        Self([0, 1].map(|rank| {
+        let ranks = [0, 1].map(|rank| {
             let out = home.join(format!("{name}-{rank}")).display().to_string();
             let threads = (rank + 1).to_string();
+            let to = |what: &str| fs::File::create(said.path().join(format!("{rank}.{what}"))).expect("a file");
             swarmloom(home)
                 .args(["--json", "simulate", file, "--out", &out, "--threads", &threads, "--wait", "60"])
                 .env("RANK", rank.to_string())
                 .env("WORLD_SIZE", "2")
                 .env("MASTER_ADDR", "127.0.0.1")
                 .env("MASTER_PORT", port.port().to_string())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
+                .stdout(to("out"))
+                .stderr(to("err"))
                 .spawn()
                 .expect("a rank starts")
-        }))
+        });
+        Self { ranks, said }
     }
 
     fn end(&mut self, rank: usize, within: Duration) -> (ExitStatus, String, String) {
-        let child = &mut self.0[rank];
+        let child = &mut self.ranks[rank];
         let status = wait_for("the end of a rank", within, || child.try_wait().expect("a state"));
-        let read = |pipe: Option<&mut dyn std::io::Read>| {
-            let mut all = String::new();
-            pipe.expect("a pipe").read_to_string(&mut all).expect("text");
-            all
-        };
-        let out = read(child.stdout.as_mut().map(|pipe| pipe as &mut dyn std::io::Read));
-        (status, out, read(child.stderr.as_mut().map(|pipe| pipe as &mut dyn std::io::Read)))
+        let said = |what: &str| read(self.said.path(), &format!("{rank}.{what}"));
+        (status, said("out"), said("err"))
     }
 
     /// Both have to end well, and the second has to leave and say nothing; what the first says.
@@ -264,7 +266,7 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        for child in &mut self.0 {
+        for child in &mut self.ranks {
             // It may have ended already.
             let _ = child.kill();
             let _ = child.wait();
@@ -328,11 +330,11 @@ fn when_a_rank_is_killed_the_other_says_so_and_both_go_on_from_rank_0s_state() {
         let states = || fs::read_dir(&state).map_or(0, Iterator::count);
         let before = states();
         wait_for("another saved state", Duration::from_secs(120), || {
-            let ended = pair.0.iter_mut().any(|child| child.try_wait().expect("a state").is_some());
-            assert!(!ended, "a rank ended: {:?}", pair.0[0].wait());
+            let ended = pair.ranks.iter_mut().any(|child| child.try_wait().expect("a state").is_some());
+            assert!(!ended, "a rank ended: {:?}", pair.end(0, Duration::from_secs(9)));
             (states() > before).then_some(())
         });
-        pair.0[killed].kill().expect("killed");
+        pair.ranks[killed].kill().expect("killed");
         let began = Instant::now();
         let (status, _, error) = pair.end(1 - killed, Duration::from_secs(30));
         assert_eq!(status.code(), Some(1), "{error}");
@@ -377,6 +379,18 @@ fn a_rank_that_finds_nobody_or_differs_says_so_in_time() {
         assert!(text(&ended.stderr).contains(says), "{}", text(&ended.stderr));
     }
     assert!(!home.join("out").exists(), "who does not begin leaves nothing");
+    let other = home.join("other.toml");
+    fs::write(&other, FILE.replace("learning_rate = 0.3", "learning_rate = 0.2")).expect("written");
+    let both = [start("0", &file, "60", "127.0.0.1"), start("1", &other.display().to_string(), "60", "127.0.0.1")];
+    for rank in both {
+        let ended = rank.wait_with_output().expect("an end");
+        assert_eq!(ended.status.code(), Some(1));
+        assert!(
+            text(&ended.stderr).contains("rank 1 and rank 0 differ in what is simulated"),
+            "{}",
+            text(&ended.stderr)
+        );
+    }
 }
 
 #[test]

@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use anyhow::Context;
-use ring::digest;
 use swarmloom_collectives::bootstrap::Rendezvous;
 use swarmloom_collectives::{Group, GroupConfig};
 
@@ -18,9 +17,9 @@ const TOKEN: &str = "SWARMLOOM_TOKEN";
 ///
 /// # Errors
 /// [`Usage`] where a variable is wrong or missing; who is missing; why the group did not come about.
-pub(crate) fn join(text: &str, patience: Duration) -> anyhow::Result<Option<Group>> {
+pub(crate) fn join(patience: Duration) -> anyhow::Result<Option<Group>> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let Some(at) = meeting(&variable, text, patience)? else { return Ok(None) };
+    let Some(at) = meeting(&variable, patience)? else { return Ok(None) };
     let (rank, ranks, address) = (at.rank, at.ranks, at.address);
     // Ranks compute between exchanges: who waits gives its core to those that still do.
     let config = GroupConfig { timeout: patience, cores: 1, ..GroupConfig::default() };
@@ -36,11 +35,7 @@ pub(crate) fn several() -> Result<bool, Usage> {
     Ok(number(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()), "WORLD_SIZE")?.unwrap_or(1) > 1)
 }
 
-fn meeting(
-    variable: &dyn Fn(&str) -> Option<String>,
-    text: &str,
-    timeout: Duration,
-) -> anyhow::Result<Option<Rendezvous>> {
+fn meeting(variable: &dyn Fn(&str) -> Option<String>, timeout: Duration) -> anyhow::Result<Option<Rendezvous>> {
     let Some(ranks) = number(variable, "WORLD_SIZE")?.filter(|ranks| *ranks > 1) else { return Ok(None) };
     let missing = |name| Usage(format!("WORLD_SIZE is {ranks}, but {name} is not set: one of torchrun's variables"));
     let rank = number(variable, "RANK")?.ok_or_else(|| missing("RANK"))?;
@@ -57,8 +52,8 @@ fn meeting(
     };
     let token = match variable(TOKEN) {
         Some(token) => token.into_bytes(),
-        // Other machines cannot reach it: this keeps apart simulations that chance has brought to one port.
-        None if ip.is_loopback() => digest::digest(&digest::SHA256, text.as_bytes()).as_ref().to_vec(),
+        // Other machines cannot reach it. No secret: it keeps other programs away that chance has brought to this port.
+        None if ip.is_loopback() => b"swarmloom simulate".to_vec(),
         None => {
             let message = format!(
                 "MASTER_ADDR is {host}, which other machines can reach: set {TOKEN} to a secret, the same for all ranks, so \
@@ -89,7 +84,7 @@ mod tests {
     fn of(variables: &[(&str, &str)]) -> anyhow::Result<Option<Rendezvous>> {
         let get =
             |name: &str| variables.iter().rfind(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        meeting(&get, "a file", Duration::from_secs(1))
+        meeting(&get, Duration::from_secs(1))
     }
 
     const TWO: [(&str, &str); 4] =
@@ -104,7 +99,7 @@ mod tests {
         assert!(of(&[]).expect("none").is_none() && of(&[("WORLD_SIZE", "1")]).expect("one").is_none());
         let at = of(&TWO).expect("sound").expect("two ranks");
         assert_eq!((at.rank, at.ranks, at.address.to_string()), (1, 2, "127.0.0.1:29500".into()));
-        assert_eq!(at.token, digest::digest(&digest::SHA256, b"a file").as_ref());
+        assert_eq!(at.token, b"swarmloom simulate");
         // As torchrun says it on one machine.
         let more =
             [("MASTER_ADDR", "node.example"), ("LOCAL_WORLD_SIZE", "2"), ("TORCHELASTIC_USE_AGENT_STORE", "True")];
