@@ -112,9 +112,9 @@ mod tests {
     #[test]
     fn wrong_variables_are_named() {
         let error = |variables: &[(&str, &str)]| of(variables).expect_err("wrong").to_string();
-        for missing in 0..4 {
-            let left: Vec<_> = TWO.iter().enumerate().filter(|(at, _)| *at != missing).map(|(_, one)| *one).collect();
-            match TWO[missing].0 {
+        for (missing, _) in TWO {
+            let left: Vec<_> = TWO.into_iter().filter(|(name, _)| *name != missing).collect();
+            match missing {
                 "WORLD_SIZE" => assert!(of(&left).expect("one").is_none()),
                 name => assert!(error(&left).contains(&format!("{name} is not set")), "{}", error(&left)),
             }

@@ -184,7 +184,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             secure: None,
         };
         let record = std::thread::scope(|scope| {
-            let (executor, _workers) = Threads::start(scope, 2, &model, &data, None);
+            let executor = Threads::start(scope, 2, &model, &data, None);
             let mut course = Course::new(&setup, entry, 1)?;
             while course.step(&executor)? {}
             Ok::<_, swarmloom_simulation::SimulationError>(course.record().clone())

@@ -27,6 +27,7 @@ pub(super) struct Watched {
 ///
 /// # Errors
 /// Where it does not start, fails, or takes longer than `patience`.
+#[allow(clippy::disallowed_methods, reason = "nothing tells when a child ends and how much memory it has meanwhile")]
 pub(super) fn watched(mut command: Command, patience: Duration) -> anyhow::Result<Watched> {
     let errors = tempfile::tempfile()?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors.try_clone()?);

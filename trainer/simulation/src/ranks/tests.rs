@@ -162,7 +162,7 @@ impl Worker for FaultyWorker<'_> {
         correction: Option<&[f32]>,
         seed: u64,
     ) -> Result<Trained, ClassifierError> {
-        if seed % 5 == 0 {
+        if seed.is_multiple_of(5) {
             assert!(!self.1, "a fault of this test");
             return Err(ClassifierError::Library { library: "the model", why: format!("not with seed {seed}") });
         }
