@@ -37,7 +37,7 @@ const EXAMPLE: &str = include_str!("simulate/example.toml");
 /// Time between two saved states of a run.
 const SAVE_EVERY: Duration = Duration::from_secs(20);
 /// Raised when what a saved state means changes: older ones are as none.
-const STATE_FORMAT: u32 = 1;
+const STATE_FORMAT: u32 = 2;
 /// Variants that a sweep may have.
 const MAX_VARIANTS: usize = 256;
 /// Runs that go on side by side on several ranks.
@@ -332,6 +332,7 @@ fn simulate(
         label: label.to_owned(),
         model: format!("{}, {} parameters", model.name(), model.parameters()),
         affected: file.affected(),
+        reference: file.reference(),
         target: file.evaluation.target,
         strategies: file.strategies.iter().map(|entry| entry.name.clone()).collect(),
         records: records.into_iter().map(|(_, record)| record).collect::<Vec<Record>>(),

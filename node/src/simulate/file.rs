@@ -80,11 +80,13 @@ pub(crate) struct EvaluationTable {
     pub(crate) affected_classes: Option<Vec<u8>>,
     /// Accuracy, 0 to 1, to which time and bytes are reported.
     pub(crate) target: Option<f64>,
+    /// The strategy that the others are compared with, by its name; the first that inverts when absent.
+    pub(crate) reference: Option<String>,
 }
 
 impl Default for EvaluationTable {
     fn default() -> Self {
-        Self { every: 5, affected_classes: None, target: None }
+        Self { every: 5, affected_classes: None, target: None, reference: None }
     }
 }
 
@@ -270,6 +272,10 @@ impl File {
             }
             if evaluation.target.is_some_and(|target| !(0.0..=1.0).contains(&target)) {
                 part.wrong("evaluation.target", "an accuracy is from 0 to 1");
+            }
+            let known = |name: &String| strategies.iter().flatten().any(|entry| entry.name == *name);
+            if let Some(name) = evaluation.reference.as_ref().filter(|name| !known(name)) {
+                part.wrong("evaluation.reference", &format!("there is no strategy {name:?}"));
             }
         }
         if let Some(Err((key, why))) = model.as_ref().map(ModelTable::check) {
@@ -463,6 +469,13 @@ impl File {
         (part.read(&path, Value::Table(server)), selection)
     }
 
+    /// The strategy that the others are compared with.
+    pub(crate) fn reference(&self) -> Option<String> {
+        let inverts = |entry: &&Entry| matches!(entry.rule, Rule::Inversion(_));
+        let first = || self.strategies.iter().find(inverts).map(|entry| entry.name.clone());
+        self.evaluation.reference.clone().or_else(first)
+    }
+
     /// Classes whose accuracy is reported apart.
     pub(crate) fn affected(&self) -> Vec<u8> {
         let slow = || self.population.slow.as_ref().map(|slow| slow.classes.clone()).unwrap_or_default();
@@ -483,6 +496,7 @@ mod tests {
         let names: Vec<&str> = file.strategies.iter().map(|entry| entry.name.as_str()).collect();
         assert_eq!(names, ["no staleness", "inversion", "direct", "weighted", "first-order"]);
         assert_eq!((file.affected(), file.strategies[1].inversion.samples), (vec![5], 14));
+        assert_eq!(file.reference().as_deref(), Some("inversion"));
     }
 
     /// The example with one line changed: an error at that line, which says what is right.
@@ -531,6 +545,8 @@ mod tests {
             ("per_round = 10", "per_rounds = 10", "unknown field `per_rounds`"),
             ("selection = \"round_robin\"", "selection = \"first\"", "unknown variant `first`"),
             ("every = 5", "every = 0", "at least 1"),
+            ("every = 5", "every = 5\ntarget = 2.0", "from 0 to 1"),
+            ("every = 5", "every = 5\nreference = \"best\"", "there is no strategy \"best\""),
             ("samples = 14", "samples = 0", "1 to 4096"),
             ("iterations = 60", "iterations = -1", "expected u32"),
             ("fresh = true", "fresh = 1", "expected a boolean"),

@@ -34,6 +34,8 @@ pub(crate) struct Variant {
     pub(crate) affected: Vec<u8>,
     /// Accuracy to which time and bytes are reported.
     pub(crate) target: Option<f64>,
+    /// The strategy that the others are compared with, seed by seed.
+    pub(crate) reference: Option<String>,
     /// In the order of the file.
     pub(crate) strategies: Vec<String>,
     /// By seed, then by strategy.
@@ -92,6 +94,17 @@ impl Variant {
         Mean::of(&self.of(strategy).map(value).collect::<Vec<_>>())
     }
 
+    /// By how much the reference is ahead of a strategy in run-averaged accuracy, on the affected classes where there are
+    /// such: the mean of the differences of runs with the same seed. `None` for the reference itself.
+    pub(crate) fn behind(&self, strategy: &str) -> Option<Mean> {
+        let reference = self.reference.as_deref().filter(|name| *name != strategy)?;
+        let difference = |one: &Record| {
+            let other = self.of(strategy).find(|record| record.seed == one.seed)?;
+            Some(one.averaged(&self.affected) - other.averaged(&self.affected))
+        };
+        Some(Mean::of(&self.of(reference).filter_map(difference).collect::<Vec<_>>()))
+    }
+
     fn json(&self) -> Value {
         let strategy = |name: &String| {
             let seed = |record: &Record| {
@@ -123,15 +136,18 @@ impl Variant {
                         "look_like_their_class": tally.revealed.classified / count,
                         "distance_to_the_clients": tally.revealed.nearness / count,
                     },
+                    "diverged_at": record.diverged,
                     "epsilon": record.epsilon,
                     "evaluations": record.evaluations,
                 })
             };
-            json!({ "name": name, "seeds": self.of(name).map(seed).collect::<Vec<_>>() })
+            let behind = self.behind(name).map(|Mean { mean, margin }| json!({ "mean": mean, "margin": margin }));
+            json!({ "name": name, "seeds": self.of(name).map(seed).collect::<Vec<_>>(), "behind_reference": behind })
         };
         json!({
             "sweep": self.label,
             "model": self.model,
+            "reference": self.reference,
             "strategies": self.strategies.iter().map(strategy).collect::<Vec<_>>(),
             "updates_per_s": self.updates as f64 / self.seconds.max(1e-9),
             "seconds": self.seconds,
@@ -149,7 +165,8 @@ impl Variant {
                 classes.iter().map(u8::to_string).collect::<Vec<_>>().join(" ")
             ),
         };
-        let _ = writeln!(text, "{:width$}  accuracy run-averaged, last{affected}", "strategy");
+        let ahead = self.reference.as_ref().map(|name| format!("  {name} ahead by")).unwrap_or_default();
+        let _ = writeln!(text, "{:width$}  accuracy run-averaged, last{affected}{ahead}", "strategy");
         for name in &self.strategies {
             let all = [self.mean(name, |record| record.averaged(&[])), self.mean(name, |record| record.last(&[]))];
             let _ = write!(text, "{name:width$}  {:>14} {:>14}", all[0].percent(), all[1].percent());
@@ -158,9 +175,20 @@ impl Variant {
                 let ours = [self.mean(name, |record| record.averaged(of)), self.mean(name, |record| record.last(of))];
                 let _ = write!(text, "  {:>14} {:>14}", ours[0].percent(), ours[1].percent());
             }
+            if let Some(behind) = self.behind(name) {
+                let _ = write!(text, "  {:>14}", behind.percent());
+            }
+            text += &self.diverged(name);
             text.push('\n');
         }
         text
+    }
+
+    /// Which of a strategy's runs ended in values that are no numbers; empty where none did.
+    pub(crate) fn diverged(&self, strategy: &str) -> String {
+        let diverged = self.of(strategy).filter_map(|record| Some((record.seed, record.diverged?)));
+        let told: Vec<String> = diverged.map(|(seed, version)| format!("seed {seed} at version {version}")).collect();
+        if told.is_empty() { String::new() } else { format!("  diverged: {}", told.join(", ")) }
     }
 }
 
@@ -268,6 +296,54 @@ mod tests {
         assert!((mean.margin - 4.303 / 3.0_f64.sqrt()).abs() < 1e-9);
         assert_eq!(Mean::of(&[0.5]), Mean { mean: 0.5, margin: 0.0 });
         assert_eq!((mean.percent(), Mean::of(&[0.5]).percent()), ("200.0 ± 248.4".into(), "50.0".into()));
+    }
+
+    fn record(strategy: &str, seed: u64, right: u32) -> Record {
+        let evaluation = swarmloom_simulation::Evaluation {
+            version: 1,
+            seconds: 1.0,
+            bytes_down: 0,
+            bytes_up: 0,
+            classes: vec![[0, 10], [right, 10]],
+            loss: 0.0,
+        };
+        Record {
+            strategy: strategy.into(),
+            seed,
+            evaluations: vec![evaluation],
+            tally: Default::default(),
+            inversion_seconds: 0.0,
+            diverged: (strategy == "theirs" && seed == 1).then_some(7),
+            epsilon: None,
+        }
+    }
+
+    #[test]
+    fn strategies_are_compared_seed_by_seed_and_on_the_affected_classes() {
+        let of = |reference: Option<&str>, affected: &[u8]| Variant {
+            label: String::new(),
+            model: "a model".into(),
+            affected: affected.to_vec(),
+            target: None,
+            reference: reference.map(Into::into),
+            strategies: vec!["ours".into(), "theirs".into()],
+            records: vec![record("ours", 0, 5), record("theirs", 0, 4), record("theirs", 1, 6), record("ours", 1, 8)],
+            updates: 0,
+            seconds: 1.0,
+        };
+        let variant = of(Some("ours"), &[1]);
+        // Differences of .1 and .2; Student's t for one degree of freedom is 12.706, the standard error .05.
+        let behind = variant.behind("theirs").expect("another strategy");
+        assert!((behind.mean - 0.15).abs() < 1e-9 && (behind.margin - 12.706 * 0.05).abs() < 1e-9, "{behind:?}");
+        assert_eq!(variant.behind("ours"), None);
+        assert_eq!(of(None, &[1]).behind("theirs"), None);
+        let over_all = of(Some("ours"), &[]).behind("theirs").expect("another strategy");
+        assert!((over_all.mean - 0.075).abs() < 1e-9, "{over_all:?}");
+        assert!(
+            variant.text().contains("ours ahead by") && variant.text().contains("15.0 ± 63.5"),
+            "{}",
+            variant.text()
+        );
     }
 
     #[test]

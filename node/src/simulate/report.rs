@@ -95,16 +95,21 @@ fn table(page: &mut Page, variant: &Variant) {
     if !variant.affected.is_empty() {
         head.extend(["affected, run-averaged %", "affected, last %"]);
     }
+    let ahead = variant.reference.as_ref().map(|name| format!("{name} ahead by, points"));
+    head.extend(ahead.as_deref());
     if variant.target.is_some() {
         head.extend(["seconds to target", "MB to target"]);
     }
     let row = |name: &String| {
-        let mut row = vec![name.clone()];
+        let mut row = vec![format!("{name}{}", variant.diverged(name))];
         row.push(variant.mean(name, |record| record.averaged(&[])).percent());
         row.push(variant.mean(name, |record| record.last(&[])).percent());
         if !variant.affected.is_empty() {
             row.push(variant.mean(name, |record| record.averaged(&variant.affected)).percent());
             row.push(variant.mean(name, |record| record.last(&variant.affected)).percent());
+        }
+        if variant.reference.is_some() {
+            row.push(variant.behind(name).map(|behind| behind.percent()).unwrap_or_default());
         }
         if let Some(target) = variant.target {
             let reached: Vec<_> = variant.of(name).map(|record| record.reached(&[], target)).collect();
@@ -153,6 +158,9 @@ fn inversions(page: &mut Page, variant: &Variant) {
             "steps each",
             "cosine to the update",
             "length to the update's",
+            "labels told, 0 to 1",
+            "looks like its class, 0 to 1",
+            "distance, 1: a stranger's",
         ],
         &rows,
     );

@@ -10,7 +10,7 @@ use swarmloom_federated::compress::Compression;
 use swarmloom_federated::inversion::{Decisions, Treatment};
 use swarmloom_federated::privacy::Protection;
 use swarmloom_federated::secagg;
-use swarmloom_federated::{Combine, Memory, Rule, Server, Start, Strategy, Update, strategy};
+use swarmloom_federated::{AggregateError, Combine, Memory, Rule, Server, Start, Strategy, Update, strategy};
 use swarmloom_population::{
     Arrival, Holdings, Mode, Partition, Population, Round, Selection, Spec, Timeline, Work, partition,
 };
@@ -214,6 +214,7 @@ impl<'a> Course<'a> {
             evaluations: Vec::new(),
             tally: Tally::default(),
             inversion_seconds: 0.0,
+            diverged: None,
             epsilon: None,
         };
         let state = State {
@@ -290,7 +291,7 @@ impl<'a> Course<'a> {
         Ok(())
     }
 
-    /// One round; false once all have been.
+    /// One round; false once all have been, or once values are no numbers any more, which is a result like another.
     ///
     /// # Errors
     /// [`SimulationError`]; the run cannot go on then.
@@ -298,11 +299,20 @@ impl<'a> Course<'a> {
         if self.state.version == 0 && self.state.record.evaluations.is_empty() {
             self.evaluate(0.0, executor)?;
         }
+        if self.state.record.diverged.is_some() {
+            return Ok(false);
+        }
         let Some(round) = self.next_round()? else { return Ok(false) };
         self.begin(&round);
         self.train(&round.arrivals, executor)?;
         let updates = self.collect(&round.arrivals);
-        self.aggregate(&round, updates, executor)?;
+        match self.aggregate(&round, updates, executor) {
+            Err(SimulationError::Aggregate { error: AggregateError::NotFinite { .. }, .. }) => {
+                self.diverge(round.seconds);
+                return Ok(false);
+            }
+            aggregated => aggregated?,
+        }
         let State { version, parameters, record, bytes, history, starts, .. } = &mut self.state;
         *version += 1;
         let tally = &mut record.tally;
@@ -476,6 +486,21 @@ impl<'a> Course<'a> {
         })?;
         self.state.parameters = next.into();
         Ok(())
+    }
+
+    /// Ends the run: no model answers right from here on.
+    fn diverge(&mut self, seconds: f64) {
+        let State { version, record, bytes: [bytes_down, bytes_up], .. } = &mut self.state;
+        let of_class = |counts: &[u32; 2]| [0, counts[1]];
+        let last = record.evaluations.last();
+        let classes: Vec<[u32; 2]> = last.map(|last| last.classes.iter().map(of_class).collect()).unwrap_or_default();
+        let (rounds, every) = (self.setup.rounds, self.setup.every.max(1));
+        for version in (*version + 1..=rounds).filter(|version| version % every == 0 || *version == rounds) {
+            let (classes, loss) = (classes.clone(), f32::INFINITY);
+            let (bytes_down, bytes_up) = (*bytes_down, *bytes_up);
+            record.evaluations.push(Evaluation { version, seconds, bytes_down, bytes_up, classes, loss });
+        }
+        record.diverged = Some(*version + 1);
     }
 
     /// What the server gets of the clients' updates: after local privacy, lies and compression.

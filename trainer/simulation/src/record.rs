@@ -83,6 +83,9 @@ pub struct Record {
     pub tally: Tally,
     /// Seconds of one thread that inversions took, all together: measured, so different from run to run.
     pub inversion_seconds: f64,
+    /// The version that was to be made when values were no numbers any more. The run ended there; evaluations from then on
+    /// have no right answer.
+    pub diverged: Option<u64>,
     /// What was told about any one client, where clients are protected: differential privacy's epsilon.
     pub epsilon: Option<f64>,
 }
@@ -125,6 +128,7 @@ mod tests {
             evaluations: vec![evaluation(0, [0, 2]), evaluation(5, [8, 4])],
             tally: Tally::default(),
             inversion_seconds: 0.0,
+            diverged: None,
             epsilon: None,
         };
         assert_eq!((record.last(&[]), record.last(&[0]), record.last(&[1])), (0.6, 0.8, 0.4));

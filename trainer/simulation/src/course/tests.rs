@@ -105,6 +105,23 @@ fn threads_and_interruptions_change_nothing() {
     }
 }
 
+/// A learning rate at which nothing holds: what was not reached counts as wrong, and a state of it is one that has ended.
+#[test]
+fn a_run_that_diverges_is_a_result_and_no_error() {
+    let world = World::new();
+    let mut setup = world.setup(12, SORTED, slow());
+    setup.local.learning_rate = 1e30;
+    let entry = entry(Rule::FedAvg(Default::default()));
+    let (record, state) = world.run(&setup, &entry, 2, None, 99);
+    let at = record.diverged.expect("it diverges");
+    let versions: Vec<u64> = record.evaluations.iter().map(|evaluation| evaluation.version).collect();
+    assert_eq!((versions, at < 12), (vec![0, 3, 6, 9, 12], true));
+    let (first, last) = (&record.evaluations[0], &record.evaluations[4]);
+    assert!(first.accuracy(&[]) > 0.0 && last.accuracy(&[]) == 0.0);
+    assert_eq!(last.classes.iter().map(|[_, all]| all).sum::<u32>(), world.data.test_labels.len() as u32);
+    assert_eq!(world.run(&setup, &entry, 1, Some(&state), 99), (record, state));
+}
+
 /// Updates that each make a version: few for a round, so that later rounds' are trained ahead.
 #[test]
 fn asynchronous_runs_do_not_depend_on_threads_either() {
