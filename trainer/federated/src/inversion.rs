@@ -14,7 +14,10 @@
 //! - *Unique* is a stale update whose cosine distance to every fresh one, of this aggregation and of the last `window`
 //!   versions, is above `threshold`. Without a fresh one, all are. The paper's threshold is not known to us. On digits of 8 by 8
 //!   pixels and 50 clients we measured 0.6 to 0.97 for clients with one class that no fresh one has, and 0.35 to 0.7
-//!   for clients whose data are alike: with few samples for each, updates are far apart however alike the data.
+//!   for clients whose data are alike: with few samples for each, updates are far apart however alike the data. So the
+//!   default is low: what it lets through costs time and no accuracy (Dirichlet with alpha 100, staleness 40, six
+//!   seeds: 93.6 % of the affected class, run-averaged, whether all, some or no stale updates are inverted), where 0.5
+//!   left 63 of 160 late updates as they were that gain by it.
 //! - *The gate*: what staleness does to an update is measured, not guessed. It is the error of stale updates against the
 //!   truths that arrived; before the first truth, what fresh clients' own updates changed by per version since their last
 //!   ones, times the staleness. Below `gate`, a stale update is kept as it is.
@@ -81,10 +84,10 @@ impl Default for Decisions {
     fn default() -> Self {
         Self {
             fresh: 0,
-            threshold: 0.5,
+            threshold: 0.1,
             window: 10,
             common: Common::Keep,
-            gate: 0.1,
+            gate: 0.05,
             blend: Blend::Switch,
             margin: 1.0,
             patience: 5,
