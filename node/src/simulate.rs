@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use ring::digest;
+use swarmloom_classifiers::Model;
 use swarmloom_collectives::Group;
 use swarmloom_datasets::{Limits, Split};
 use swarmloom_simulation::{Course, Data, Entry, Executor, Lane, Ranks, Record, Setup, SimulationError, Threads};
@@ -170,6 +171,22 @@ fn data(file: &File, split: &Split) -> Data {
     }
 }
 
+/// What all strategies of a file share; `groups` says who naturally holds which sample.
+pub(crate) fn setup<'a>(file: &'a File, model: &'a dyn Model, data: &'a Data, groups: Option<&'a [u32]>) -> Setup<'a> {
+    Setup {
+        model,
+        data,
+        groups,
+        drift: file.data.drift.as_ref(),
+        partition: file.data.partition.clone(),
+        samples_per_client: file.data.samples_per_client,
+        population: file.population.clone(),
+        local: file.local,
+        rounds: file.rounds,
+        every: file.evaluation.every,
+    }
+}
+
 /// What computes.
 #[derive(Clone, Copy)]
 struct Means<'a> {
@@ -211,18 +228,7 @@ fn simulate(
     let Built { model, stamp: of_model } = built.map_err(refuse)?;
     let stamp = format!("{}{of_model}", saved.stamp);
     let saved = Saved { stamp: &stamp, ..saved };
-    let setup = Setup {
-        model: model.as_ref(),
-        data: &data,
-        groups: split.train.groups.as_deref(),
-        drift: file.data.drift.as_ref(),
-        partition: file.data.partition.clone(),
-        samples_per_client: file.data.samples_per_client,
-        population: file.population.clone(),
-        local: file.local,
-        rounds: file.rounds,
-        every: file.evaluation.every,
-    };
+    let setup = setup(file, model.as_ref(), &data, split.train.groups.as_deref());
     // What does not go together is said before anything is computed.
     for entry in &file.strategies {
         Course::new(&setup, entry.clone(), file.seeds[0])

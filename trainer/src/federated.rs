@@ -337,6 +337,7 @@ impl Worker for TorchWorker<'_> {
         if let Some(correction) = correction {
             check("the correction", correction.len(), from.len())?;
         }
+        samples.check(self.features, self.net.classes())?;
         let x = self.batch(samples.features, samples.len())?;
         if samples.is_empty() || spec.epochs == 0 {
             return Ok(Trained { delta: vec![0.0; from.len()], steps: 0, loss: 0.0 });
@@ -346,7 +347,7 @@ impl Worker for TorchWorker<'_> {
 
     fn score(&mut self, parameters: &[f32], samples: Samples<'_>) -> Result<Vec<[u32; 2]>, ClassifierError> {
         check("the parameters", parameters.len(), self.net.parameters())?;
-        check("the features", samples.features.len(), samples.len() * self.features)?;
+        samples.check(self.features, self.net.classes())?;
         self.scored(parameters, samples)
     }
 

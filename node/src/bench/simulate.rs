@@ -40,8 +40,8 @@ struct Turn {
     rate: f64,
     /// Updates a second of the whole program.
     whole: f64,
-    /// Seconds until the first measured round.
-    start: f64,
+    /// Seconds of the program outside the measured rounds.
+    outside: f64,
     accuracy: f64,
     /// Bytes of all its processes together at their most; a page that several share counts once.
     memory: f64,
@@ -89,7 +89,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<(Vec<Row>, Vec<String>)> {
         };
         rows.push(row("client updates", "updates/s once all runs", Sense::More, |turn| turn.rate));
         rows.push(row("the whole program", "updates/s with start and end", Sense::More, |turn| turn.whole));
-        rows.push(row("start", "s until the first measured round", Sense::Less, |turn| turn.start));
+        rows.push(row("start and end", "s outside the measured rounds", Sense::Less, |turn| turn.outside));
         rows.push(row("memory", "MiB of all processes at their most", Sense::Less, |turn| {
             turn.memory / f64::from(1 << 20)
         }));
@@ -135,7 +135,7 @@ fn own(folder: &Path, file: &str, updates: usize) -> anyhow::Result<(Turn, Value
     let number = |value: &Value| value.as_f64().with_context(|| format!("simulate said {document}"));
     let seed = &document["strategies"][0]["seeds"][0];
     let seconds = number(&document["updates_per_s"]).map(|rate| updates as f64 / rate)?;
-    let turn = turn(&watched, updates, updates, (seconds, watched.seconds - seconds), number(&seed["final_accuracy"])?);
+    let turn = turn(&watched, updates, updates, seconds, number(&seed["final_accuracy"])?);
     Ok((turn, document))
 }
 
@@ -155,13 +155,13 @@ fn other(
     let watched = watched(command, PATIENCE).with_context(|| peer.name)?;
     let said: Value = serde_json::from_str(watched.output.trim()).with_context(|| format!("{} said", peer.name))?;
     let number = |key: &str| said[key].as_f64().with_context(|| format!("{} said {said}", peer.name));
-    let times = (number("seconds")?, number("start")?);
-    Ok(Some(turn(&watched, number("updates")? as usize, updates, times, number("accuracy")?)))
+    let measured = number("updates")? as usize;
+    Ok(Some(turn(&watched, measured, updates, number("seconds")?, number("accuracy")?)))
 }
 
-fn turn(watched: &Watched, measured: usize, all: usize, (seconds, start): (f64, f64), accuracy: f64) -> Turn {
+fn turn(watched: &Watched, measured: usize, all: usize, seconds: f64, accuracy: f64) -> Turn {
     let (rate, whole) = (measured as f64 / seconds, all as f64 / watched.seconds);
-    Turn { rate, whole, start, accuracy, memory: watched.memory }
+    Turn { rate, whole, outside: watched.seconds - seconds, accuracy, memory: watched.memory }
 }
 
 /// What nobody else has: many clients, and inversions.

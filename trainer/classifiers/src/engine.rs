@@ -231,7 +231,7 @@ impl Engine {
         seed: u64,
     ) -> Result<Trained, ClassifierError> {
         check("the parameters", from.len(), self.parameters)?;
-        self.check(samples)?;
+        samples.check(self.features, self.classes)?;
         if let Some(correction) = correction {
             check("the correction", correction.len(), self.parameters)?;
         }
@@ -291,7 +291,7 @@ impl Engine {
     /// As [`Engine::train`].
     pub fn score(&mut self, parameters: &[f32], samples: Samples<'_>) -> Result<Vec<[u32; 2]>, ClassifierError> {
         check("the parameters", parameters.len(), self.parameters)?;
-        self.check(samples)?;
+        samples.check(self.features, self.classes)?;
         self.pack(parameters, Back::No);
         let mut counts = vec![[0; 2]; self.classes];
         let tiles = samples.features.chunks(TILE * self.features).zip(samples.labels.chunks(TILE));
@@ -307,17 +307,6 @@ impl Engine {
             }
         }
         Ok(counts)
-    }
-
-    fn check(&self, samples: Samples<'_>) -> Result<(), ClassifierError> {
-        check("the features", samples.features.len(), samples.len() * self.features)?;
-        match samples.labels.iter().max() {
-            Some(label) if usize::from(*label) >= self.classes => Err(ClassifierError::Value {
-                what: "a label",
-                why: format!("it is {label}, and the network has {} classes", self.classes),
-            }),
-            _ => Ok(()),
-        }
     }
 }
 

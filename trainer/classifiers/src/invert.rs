@@ -36,7 +36,7 @@ pub struct Inversion {
 
 impl Default for Inversion {
     fn default() -> Self {
-        Self { samples: 16, iterations: 200, learning_rate: 0.05, top: 1.0, enough: 0.01, steps: 5, range: [0.0, 1.0] }
+        Self { samples: 16, iterations: 60, learning_rate: 0.05, top: 1.0, enough: 0.01, steps: 5, range: [0.0, 1.0] }
     }
 }
 
@@ -70,7 +70,7 @@ pub struct Recovered {
 }
 
 /// What an inversion has found.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Inverted {
     /// The data.
     pub data: Recovered,

@@ -67,6 +67,21 @@ impl Samples<'_> {
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
+
+    /// Whether they are ones for a model with so many features and classes.
+    ///
+    /// # Errors
+    /// [`ClassifierError`] where lengths do not fit or a label is no class.
+    pub fn check(&self, features: usize, classes: usize) -> Result<(), ClassifierError> {
+        check("the features", self.features.len(), self.len() * features)?;
+        match self.labels.iter().max() {
+            Some(label) if usize::from(*label) >= classes => Err(ClassifierError::Value {
+                what: "a label",
+                why: format!("it is {label}, and the network has {classes} classes"),
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Whether something has the length that it should have.

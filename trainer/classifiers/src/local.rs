@@ -37,7 +37,7 @@ impl LocalSpec {
 }
 
 /// What comes of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trained {
     /// Parameters after minus parameters before.
     pub delta: Vec<f32>,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use swarmloom_classifiers::{
     ClassifierError, Inversion, Inverted, LocalSpec, Model, Recovered, Repeated, Samples, Trained, Worker,
 };
@@ -66,7 +67,7 @@ pub enum Job {
 }
 
 /// What came of a job.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Outcome {
     /// Of [`Job::Train`].
     Trained(Trained),

@@ -173,7 +173,7 @@ impl<'a> Ranks<'a> {
             }
         }
         jobs.iter().enumerate().for_each(|(at, job)| most[owner(at)] += wire::most(job, self.model));
-        results.iter().for_each(|result| wire::encode(result, &mut bytes));
+        results.iter().try_for_each(|result| wire::encode(result, &mut bytes))?;
         let all = exchange(&mut group, &bytes, wire::fingerprint(jobs.iter().copied()), &most)?;
         drop(group);
 

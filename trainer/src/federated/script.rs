@@ -1,5 +1,7 @@
 //! Models from TorchScript files: what `torch.jit.script` or `torch.jit.trace` has made and `save` has written.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,12 +47,10 @@ pub enum ScriptError {
         source: std::io::Error,
     },
     /// It is too long.
-    #[error("{}: {bytes} bytes; at most {MOST_BYTES} are read", file.display())]
+    #[error("{}: more than {MOST_BYTES} bytes, which are read at most", file.display())]
     TooLarge {
         /// Which.
         file: PathBuf,
-        /// Its length.
-        bytes: u64,
     },
     /// It is none.
     #[error("{}: no TorchScript module ({why}); torch.jit.script(module).save(path) writes one", file.display())]
@@ -115,11 +115,13 @@ impl Script {
     /// [`ScriptError`] where it cannot be read, holds no module, or is not one for such data.
     pub fn load(file: &Path, [channels, height, width]: [usize; 3], classes: usize) -> Result<Self, ScriptError> {
         let io = |source| ScriptError::Io { file: file.to_owned(), source };
-        let bytes = std::fs::metadata(file).map_err(io)?.len();
-        if bytes > MOST_BYTES {
-            return Err(ScriptError::TooLarge { file: file.to_owned(), bytes });
+        let mut bytes = Vec::new();
+        // One more than is read shows that it is longer, also where its length is not known before.
+        File::open(file).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes)).map_err(io)?;
+        if bytes.len() as u64 > MOST_BYTES {
+            return Err(ScriptError::TooLarge { file: file.to_owned() });
         }
-        let bytes: Arc<[u8]> = std::fs::read(file).map_err(io)?.into();
+        let bytes: Arc<[u8]> = bytes.into();
         let format = |error: TchError| ScriptError::Format { file: file.to_owned(), why: gist(&error) };
         let module = open(&bytes).map_err(format)?;
         let mut initial = Vec::new();

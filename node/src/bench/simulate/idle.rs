@@ -79,7 +79,8 @@ impl Worker for Idle {
 pub(super) fn rate(work: &Work, rounds: usize) -> anyhow::Result<f64> {
     let model = Idle(work.network());
     // The peer's idle clients do not look at their data: here copying them to a worker would be most of the time.
-    let setup = Setup { samples_per_client: Some(1), ..work.setup(&model, rounds) };
+    let rounds = rounds as u64;
+    let setup = Setup { samples_per_client: Some(1), rounds, every: rounds, ..work.setup(&model) };
     let mut course = Course::new(&setup, work.entry()?, 0)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let begun = Instant::now();
@@ -88,5 +89,5 @@ pub(super) fn rate(work: &Work, rounds: usize) -> anyhow::Result<f64> {
         while course.step(&executor)? {}
         anyhow::Ok(())
     })?;
-    Ok((rounds * PER_ROUND) as f64 / begun.elapsed().as_secs_f64())
+    Ok((rounds * PER_ROUND as u64) as f64 / begun.elapsed().as_secs_f64())
 }

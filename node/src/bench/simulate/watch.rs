@@ -107,12 +107,12 @@ mod tests {
     #[test]
     fn a_program_is_seen_with_its_children() {
         let mut command = Command::new("sh");
-        // dd holds 64 MiB while it waits for nobody to write.
-        command.args(["-c", "echo said; (sleep 0.4 | dd bs=64M count=1 2>/dev/null | cat) & wait"]);
-        let seen = watched(command, Duration::from_secs(20)).expect("it ends");
+        // tail keeps its 64 MiB until somebody reads; the shell itself has a few.
+        command.args(["-c", "echo said; head -c 64M /dev/zero | tail -c 64M | (sleep 2; cat >/dev/null)"]);
+        let seen = watched(command, Duration::from_secs(60)).expect("it ends");
         assert_eq!(seen.output, "said\n");
-        assert!((0.4..10.0).contains(&seen.seconds), "{}", seen.seconds);
-        assert!(seen.memory > 1e5, "{}", seen.memory);
+        assert!((2.0..60.0).contains(&seen.seconds), "{}", seen.seconds);
+        assert!(seen.memory > 60e6, "{}", seen.memory);
     }
 
     #[test]

@@ -4,10 +4,9 @@ use std::path::Path;
 
 use anyhow::Context;
 use serde_json::json;
-use swarmloom_classifiers::{LocalSpec, Model, Network};
+use swarmloom_classifiers::{Model, Network};
 use swarmloom_datasets::{Dataset, Limits, Nothing, Source};
 use swarmloom_kernels::random;
-use swarmloom_population::{Partition, Spec};
 use swarmloom_simulation::{Course, Data, Entry, Setup};
 
 use crate::simulate::file::File;
@@ -23,14 +22,12 @@ pub(super) const TEST: usize = 2000;
 /// Rounds of the run with many clients.
 pub(super) const MANY_ROUNDS: usize = 10;
 
-const BATCH: usize = 32;
-const RATE: f64 = 0.1;
 /// Width and height of an image.
 const SIZE: usize = 28;
 /// Of the digits.
 const SMALL: usize = 8;
 
-/// The files, but for the number of rounds.
+/// What `swarmloom simulate` is given, but for the number of rounds.
 const FILE: &str = r#"
 [data]
 source = { kind = "idx", dir = "." }
@@ -123,7 +120,9 @@ gate = 0.0
 /// The digits that ship inside, enlarged, moved about and disturbed.
 #[derive(Debug)]
 pub(super) struct Work {
-    rounds: usize,
+    /// What `swarmloom simulate` is given.
+    text: String,
+    file: File,
     data: Data,
 }
 
@@ -133,6 +132,8 @@ impl Work {
     /// # Errors
     /// Where the digits cannot be read.
     pub(super) fn new(rounds: usize) -> anyhow::Result<Self> {
+        let text = format!("rounds = {rounds}\n{FILE}");
+        let file = File::parse("work.toml", &text)?;
         let split = swarmloom_datasets::load(&Source::Digits(Nothing {}), &Limits::default())?;
         let (features, labels) = enlarged(&split.train, CLIENTS * SAMPLES, 1);
         let (test_features, test_labels) = enlarged(&split.test, TEST, 2);
@@ -145,7 +146,7 @@ impl Work {
             test_features: plain(test_features).into(),
             test_labels: test_labels.into(),
         };
-        Ok(Self { rounds, data })
+        Ok(Self { text, file, data })
     }
 
     /// What is trained.
@@ -153,29 +154,17 @@ impl Work {
         Network::lenet5(1, SIZE, 10)
     }
 
-    /// As the file for `swarmloom simulate` says it.
-    pub(super) fn setup<'a>(&'a self, model: &'a dyn Model, rounds: usize) -> Setup<'a> {
-        Setup {
-            model,
-            data: &self.data,
-            groups: None,
-            drift: None,
-            partition: Partition::Iid {},
-            samples_per_client: Some(SAMPLES as u32),
-            population: Spec::default(),
-            local: LocalSpec { epochs: 1, batch_size: BATCH, learning_rate: RATE, ..LocalSpec::default() },
-            rounds: rounds as u64,
-            every: rounds as u64,
-        }
+    /// What the file says, with this model.
+    pub(super) fn setup<'a>(&'a self, model: &'a dyn Model) -> Setup<'a> {
+        crate::simulate::setup(&self.file, model, &self.data, None)
     }
 
     /// Its strategy.
     ///
     /// # Errors
-    /// Never, where the file is right.
+    /// Where the file has none.
     pub(super) fn entry(&self) -> anyhow::Result<Entry> {
-        let file = File::parse("work.toml", &format!("rounds = {}\n{FILE}", self.rounds))?;
-        file.strategies.into_iter().next().context("work.toml has no strategy")
+        self.file.strategies.first().cloned().context("work.toml has no strategy")
     }
 
     /// Writes everything that ours and the peers read.
@@ -192,16 +181,20 @@ impl Work {
         write("t10k-images-idx3-ubyte", &images(&self.data.test_features))?;
         write("t10k-labels-idx1-ubyte", &idx(&[TEST], &self.data.test_labels))?;
         let network = self.network();
-        let setup = self.setup(&network, self.rounds);
+        let setup = self.setup(&network);
         let course = Course::new(&setup, self.entry()?, 0)?;
         let held = (0..CLIENTS).flat_map(|client| course.samples_of(client as u32).iter());
         write("clients.u32", &held.flat_map(|index| index.to_le_bytes()).collect::<Vec<_>>())?;
         write("weights.f32", &course.parameters().iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())?;
         let settings = json!({
-            "clients": CLIENTS, "per_round": PER_ROUND, "rounds": self.rounds, "batch_size": BATCH, "learning_rate": RATE
+            "clients": CLIENTS,
+            "per_round": PER_ROUND,
+            "rounds": self.file.rounds,
+            "batch_size": self.file.local.batch_size,
+            "learning_rate": self.file.local.learning_rate,
         });
         write("settings.json", settings.to_string().as_bytes())?;
-        write("work.toml", format!("rounds = {}\n{FILE}", self.rounds).as_bytes())?;
+        write("work.toml", self.text.as_bytes())?;
         write("many.toml", MANY.as_bytes())?;
         write("inversion.toml", INVERSION.as_bytes())
     }
@@ -264,13 +257,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_files_say_what_the_setup_says() {
-        let file = File::parse("work.toml", &format!("rounds = 3\n{FILE}")).expect("a sound file");
-        let (local, work) = (file.local, Work::new(3).expect("digits"));
+    fn the_files_are_sound_and_clients_hold_all_that_there_is() {
+        let work = Work::new(3).expect("digits");
         let network = work.network();
-        let setup = work.setup(&network, 3);
-        assert_eq!((local, file.population, file.rounds), (setup.local, setup.population.clone(), setup.rounds));
-        assert_eq!((file.data.partition, file.data.samples_per_client), (setup.partition, setup.samples_per_client));
+        let setup = work.setup(&network);
+        let course = Course::new(&setup, work.entry().expect("a strategy"), 0).expect("a course");
+        let mut held: Vec<u32> = (0..CLIENTS as u32).flat_map(|client| course.samples_of(client).to_vec()).collect();
+        held.sort_unstable();
+        assert!(held.iter().copied().eq(0..(CLIENTS * SAMPLES) as u32));
+        assert_eq!(course.samples_of(7).len(), SAMPLES);
         for text in [MANY, INVERSION] {
             assert!(File::parse("other.toml", text).is_ok());
         }

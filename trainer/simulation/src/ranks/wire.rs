@@ -1,15 +1,18 @@
-//! Outcomes as bytes, from rank to rank: numbers little-endian, vectors of `f32` raw, so that every bit arrives.
+//! Outcomes as bytes, from rank to rank: bincode with numbers of fixed length, so that every bit arrives and a job says how
+//! long its outcome can be.
 
-use swarmloom_classifiers::{Inverted, Model, Recovered, Trained};
+use bincode::config::{Configuration, Fixint, LittleEndian};
+use swarmloom_classifiers::Model;
 
 use crate::SimulationError;
 use crate::executor::{Job, Outcome};
-use crate::reveal::Revealed;
 
 /// Longest text of an error, bytes.
 const WHY_MOST: usize = 4096;
-/// Numbers of fixed length that an outcome has at most, bytes.
-const FIXED_MOST: usize = 80;
+/// Everything of an outcome but its vectors, bytes at most.
+const FIXED_MOST: usize = 128;
+
+const CONFIG: Configuration<LittleEndian, Fixint> = bincode::config::standard().with_fixed_int_encoding();
 
 /// Bytes that the outcome of a job has at most.
 pub(super) fn most(job: &Job, model: &dyn Model) -> usize {
@@ -22,42 +25,19 @@ pub(super) fn most(job: &Job, model: &dyn Model) -> usize {
 }
 
 /// Appends what came of a job.
-pub(super) fn encode(result: &Result<Outcome, SimulationError>, into: &mut Vec<u8>) {
-    match result {
-        Ok(Outcome::Trained(Trained { delta, steps, loss })) => {
-            into.push(0);
-            into.extend(steps.to_le_bytes());
-            into.extend(loss.to_le_bytes());
-            vector(delta, into);
-        }
-        Ok(Outcome::Scored(counts)) => {
-            into.push(1);
-            into.extend((counts.len() as u64).to_le_bytes());
-            into.extend(counts.iter().flatten().flat_map(|count| count.to_le_bytes()));
-        }
-        Ok(Outcome::Inverted { found, delta, revealed, seconds }) => {
-            into.push(2);
-            into.extend(found.iterations.to_le_bytes());
-            into.extend([found.difference, found.cosine, found.norm].into_iter().flat_map(f32::to_le_bytes));
-            let Revealed { labels, classified, nearness } = revealed;
-            into.extend([*labels, *classified, *nearness, *seconds].into_iter().flat_map(f64::to_le_bytes));
-            vector(&found.data.features, into);
-            vector(&found.data.labels, into);
-            vector(delta, into);
-        }
-        Err(error) => {
-            let why = error.to_string();
-            let end = (0..=why.len().min(WHY_MOST)).rev().find(|end| why.is_char_boundary(*end)).unwrap_or(0);
-            into.push(3);
-            into.extend((end as u64).to_le_bytes());
-            into.extend(&why.as_bytes()[..end]);
-        }
-    }
-}
-
-fn vector(values: &[f32], into: &mut Vec<u8>) {
-    into.extend((values.len() as u64).to_le_bytes());
-    into.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+///
+/// # Errors
+/// [`SimulationError::State`] where it has no bytes, which is so of no outcome.
+pub(super) fn encode(result: &Result<Outcome, SimulationError>, into: &mut Vec<u8>) -> Result<(), SimulationError> {
+    let said = result.as_ref().map_err(|error| {
+        let mut why = error.to_string();
+        why.truncate(why.floor_char_boundary(WHY_MOST));
+        why
+    });
+    let bytes =
+        bincode::serde::encode_to_vec(said, CONFIG).map_err(|error| SimulationError::State(error.to_string()))?;
+    into.extend(bytes);
+    Ok(())
 }
 
 /// What one rank has sent, as far as it has not been read.
@@ -72,62 +52,24 @@ impl<'a> Reader<'a> {
         Some(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
     /// A number of elements.
     pub(super) fn count(&mut self) -> Option<usize> {
-        u64::from_le_bytes(self.array()?).try_into().ok()
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(self.array()?))
-    }
-
-    fn f32(&mut self) -> Option<f32> {
-        Some(f32::from_le_bytes(self.array()?))
-    }
-
-    fn f64(&mut self) -> Option<f64> {
-        Some(f64::from_le_bytes(self.array()?))
-    }
-
-    fn vector(&mut self) -> Option<Vec<f32>> {
-        let bytes = self.count()?.checked_mul(4)?;
-        let values = self.take(bytes)?.as_chunks::<4>().0;
-        Some(values.iter().map(|value| f32::from_le_bytes(*value)).collect())
+        u64::from_le_bytes(self.take(8)?.try_into().ok()?).try_into().ok()
     }
 
     /// What came of `job`, or why nothing did; `None` where the bytes say neither.
     pub(super) fn outcome(&mut self, job: &Job) -> Option<Result<Outcome, String>> {
-        let [kind] = self.array()?;
-        let outcome = match (kind, job) {
-            (0, Job::Train { from, .. }) => {
-                let (steps, loss, delta) = (self.u32()?, self.f32()?, self.vector()?);
-                (delta.len() == from.len()).then_some(Outcome::Trained(Trained { delta, steps, loss }))?
-            }
-            (1, Job::Score { .. }) => {
-                let bytes = self.count()?.checked_mul(8)?;
-                let counts = self.take(bytes)?.as_chunks::<4>().0.as_chunks::<2>().0;
-                Outcome::Scored(counts.iter().map(|pair| pair.map(u32::from_le_bytes)).collect())
-            }
-            (2, Job::Invert { now, .. }) => {
-                let (iterations, difference, cosine, norm) = (self.u32()?, self.f32()?, self.f32()?, self.f32()?);
-                let revealed = Revealed { labels: self.f64()?, classified: self.f64()?, nearness: self.f64()? };
-                let seconds = self.f64()?;
-                let data = Recovered { features: self.vector()?, labels: self.vector()? };
-                let found = Inverted { data, iterations, difference, cosine, norm };
-                let delta = self.vector()?;
-                (delta.len() == now.len()).then_some(Outcome::Inverted { found, delta, revealed, seconds })?
-            }
-            (3, _) => {
-                let bytes = self.count().filter(|bytes| *bytes <= WHY_MOST)?;
-                return Some(Err(std::str::from_utf8(self.take(bytes)?).ok()?.to_owned()));
-            }
-            _ => return None,
+        // What is set aside for a vector before it is read is bounded by serde, the rest by the bytes that there are.
+        let (said, read) = bincode::serde::decode_from_slice::<Result<Outcome, String>, _>(self.0, CONFIG).ok()?;
+        self.take(read)?;
+        let fits = match (&said, job) {
+            (Ok(Outcome::Trained(trained)), Job::Train { from, .. }) => trained.delta.len() == from.len(),
+            (Ok(Outcome::Scored(_)), Job::Score { .. }) => true,
+            (Ok(Outcome::Inverted { delta, .. }), Job::Invert { now, .. }) => delta.len() == now.len(),
+            (Ok(_), _) => false,
+            (Err(why), _) => why.len() <= WHY_MOST,
         };
-        Some(Ok(outcome))
+        fits.then_some(said)
     }
 }
 
@@ -153,9 +95,12 @@ pub(super) fn fingerprint<'a>(jobs: impl Iterator<Item = &'a Job>) -> u64 {
 mod tests {
     use std::sync::Arc;
 
-    use swarmloom_classifiers::{ClassifierError, Inversion, LocalSpec, Network, Repeated};
+    use swarmloom_classifiers::{
+        ClassifierError, Inversion, Inverted, LocalSpec, Network, Recovered, Repeated, Trained,
+    };
 
     use super::*;
+    use crate::reveal::Revealed;
 
     fn jobs() -> [Job; 3] {
         let parameters: Arc<[f32]> = vec![0.5; 3].into();
@@ -202,7 +147,7 @@ mod tests {
 
     fn encoded(result: &Result<Outcome, SimulationError>) -> Vec<u8> {
         let mut bytes = Vec::new();
-        encode(result, &mut bytes);
+        encode(result, &mut bytes).expect("bytes");
         bytes
     }
 
@@ -239,8 +184,12 @@ mod tests {
         }
         let short = Outcome::Trained(Trained { delta: vec![0.0; 2], steps: 1, loss: 0.0 });
         assert!(Reader(&encoded(&Ok(short))).outcome(&jobs[0]).is_none());
-        for bytes in [&[9][..], &[1, 255, 255, 255, 255, 255, 255, 255, 255], &[3, 1, 0, 0, 0, 0, 0, 0, 0, 0xff]] {
-            assert!(jobs.iter().all(|job| Reader(bytes).outcome(job).is_none()), "{bytes:?}");
+        // A vector longer than there are bytes, an outcome that there is none of, a text that is none.
+        let long = [0_u32, 1].map(u32::to_le_bytes).concat();
+        let none = [0_u32, 9].map(u32::to_le_bytes).concat();
+        let text = [1_u32, 1, 0, 0xff].map(u32::to_le_bytes).concat();
+        for bytes in [[&long[..], &[0xff; 8]].concat(), none, text, vec![9]] {
+            assert!(jobs.iter().all(|job| Reader(&bytes).outcome(job).is_none()), "{bytes:?}");
         }
     }
 
