@@ -31,7 +31,8 @@ pub(super) fn most(job: &Job, model: &dyn Model) -> usize {
 pub(super) fn encode(result: &Result<Outcome, SimulationError>, into: &mut Vec<u8>) -> Result<(), SimulationError> {
     let said = result.as_ref().map_err(|error| {
         let mut why = error.to_string();
-        why.truncate(why.floor_char_boundary(WHY_MOST));
+        let end = (0..=why.len().min(WHY_MOST)).rev().find(|end| why.is_char_boundary(*end));
+        why.truncate(end.unwrap_or(0));
         why
     });
     let bytes =
