@@ -38,7 +38,7 @@ const EXAMPLE: &str = include_str!("simulate/example.toml");
 /// Time between two saved states of a run.
 const SAVE_EVERY: Duration = Duration::from_secs(20);
 /// Raised when what a saved state means changes: older ones are as none.
-const STATE_FORMAT: u32 = 2;
+const STATE_FORMAT: u32 = 3;
 /// Variants that a sweep may have.
 const MAX_VARIANTS: usize = 256;
 /// Runs that go on side by side on several ranks.
@@ -154,21 +154,25 @@ fn slug(name: &str) -> String {
     name.chars().take(64).map(plain).collect()
 }
 
-fn data(file: &File, split: &Split) -> Data {
-    let test = file.data.test_samples.unwrap_or(usize::MAX).min(split.test.labels.len());
-    let width = split.test.shape.iter().product::<usize>();
+/// The data as a file wants them, and who naturally holds which sample.
+fn data(file: &File, split: Split) -> (Data, Option<Vec<u32>>) {
+    let Split { train, mut test } = split;
+    let tested = file.data.test_samples.unwrap_or(usize::MAX).min(test.labels.len());
+    test.features.truncate(tested * test.shape.iter().product::<usize>());
+    test.labels.truncate(tested);
     let data = Data {
-        features: split.train.features.as_slice().into(),
-        labels: split.train.labels.as_slice().into(),
-        shape: split.train.shape,
-        classes: split.train.classes,
-        test_features: split.test.features[..test * width].into(),
-        test_labels: split.test.labels[..test].into(),
+        features: train.features.into(),
+        labels: train.labels.into(),
+        shape: train.shape,
+        classes: train.classes,
+        test_features: test.features.into(),
+        test_labels: test.labels.into(),
     };
-    match &file.data.drift {
+    let data = match &file.data.drift {
         Some(drift) => data.drifted(drift),
         None => data,
-    }
+    };
+    (data, train.groups)
 }
 
 /// What all strategies of a file share; `groups` says who naturally holds which sample.
@@ -218,8 +222,7 @@ fn simulate(
     means: Means<'_>,
     saved: Saved<'_>,
 ) -> anyhow::Result<(Variant, usize)> {
-    let split = swarmloom_datasets::load(&file.data.source, &Limits::default())?;
-    let data = data(file, &split);
+    let (data, groups) = data(file, swarmloom_datasets::load(&file.data.source, &Limits::default())?);
     let built = file.model.build(data.shape, data.classes);
     let refuse = |(key, why): Wrong| {
         let place = if key.is_empty() { "model".to_owned() } else { format!("model.{key}") };
@@ -228,7 +231,7 @@ fn simulate(
     let Built { model, stamp: of_model } = built.map_err(refuse)?;
     let stamp = format!("{}{of_model}", saved.stamp);
     let saved = Saved { stamp: &stamp, ..saved };
-    let setup = setup(file, model.as_ref(), &data, split.train.groups.as_deref());
+    let setup = setup(file, model.as_ref(), &data, groups.as_deref());
     // What does not go together is said before anything is computed.
     for entry in &file.strategies {
         Course::new(&setup, entry.clone(), file.seeds[0])
@@ -340,7 +343,9 @@ fn simulate(
         affected: file.affected(),
         reference: file.reference(),
         target: file.evaluation.target,
+        late: file.population.slow.as_ref().and_then(|slow| slow.staleness),
         strategies: file.strategies.iter().map(|entry| entry.name.clone()).collect(),
+        fresh: file.strategies.iter().filter(|entry| entry.fresh).map(|entry| entry.name.clone()).collect(),
         records: records.into_iter().map(|(_, record)| record).collect::<Vec<Record>>(),
         updates: updates.into_inner(),
         seconds: begun.elapsed().as_secs_f64(),

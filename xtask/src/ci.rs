@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::workspace::Workspace;
-use crate::{cache, invariants, libtorch, process};
+use crate::{cache, images, invariants, libtorch, process};
 
 /// The version of cargo-deny that is installed where there is none.
 const CARGO_DENY: &str = "0.20.2";
@@ -54,6 +54,10 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     stage("tests", &|| workspace.test(&[]).map(|()| Ended::Passed));
     stage("memory, by valgrind", &|| valgrind(workspace));
     stage("demo, short form", &|| demo(workspace));
+    stage("simulation of real images", &|| match images::ensure() {
+        Ok(images) => images::simulate(workspace, &images).map(|()| Ended::Passed),
+        Err(error) => Ok(Ended::Skipped(format!("Fashion-MNIST is out of reach: {error:#}"))),
+    });
     eprint!("\n{}", summary(&stages));
     let failed: Vec<&str> =
         stages.iter().filter(|stage| matches!(stage.ended, Ended::Failed(_))).map(|stage| stage.name).collect();

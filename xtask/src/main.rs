@@ -4,6 +4,7 @@
 mod bench;
 mod cache;
 mod ci;
+mod images;
 mod invariants;
 mod libtorch;
 mod process;

@@ -143,6 +143,39 @@ pub(crate) fn banded(title: &str, x_name: &str, y_name: &str, extent: Extent, ba
     })
 }
 
+/// Points with intervals around them, joined by lines; and a level that they are compared with, dashed.
+pub(crate) fn points(
+    [title, x_name, y_name]: [&str; 3],
+    extent: Extent,
+    bands: &[Band],
+    level: Option<(&str, f64)>,
+) -> String {
+    let all = || bands.iter().flat_map(|one| one.points.iter());
+    let x_end = 1.05 * all().map(|point| point.0).fold(0.0, f64::max);
+    let highs: Vec<f64> = all().map(|point| point.1 + point.2).collect();
+    let y_top = top(extent, highs.iter());
+    framed([title, x_name, y_name], x_end, y_top, |chart| {
+        let within = |y: f64| y.clamp(0.0, y_top);
+        for one in bands {
+            let style = PALETTE[one.colour % PALETTE.len()].stroke_width(2);
+            let bars = one.points.iter().filter(|point| point.2 > 0.0);
+            let bars = bars.map(|(x, y, margin)| {
+                PathElement::new([(*x, within(y - margin)), (*x, within(y + margin))], style.stroke_width(1))
+            });
+            chart.draw_series(bars)?;
+            let drawn = chart.draw_series(LineSeries::new(one.points.iter().map(|(x, y, _)| (*x, *y)), style))?;
+            drawn.label(one.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+            chart.draw_series(one.points.iter().map(|(x, y, _)| Circle::new((*x, *y), 3, style.filled())))?;
+        }
+        if let Some((name, level)) = level {
+            let style = INK.stroke_width(1);
+            let drawn = chart.draw_series(DashedLineSeries::new([(0.0, level), (x_end, level)], 5, 4, style))?;
+            drawn.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+        }
+        Ok(!bands.is_empty())
+    })
+}
+
 /// Groups of bars: one group per name, one bar per member. Members appear in the legend.
 pub(crate) fn bars(
     title: &str,

@@ -91,7 +91,7 @@ impl Default for EvaluationTable {
 }
 
 /// Keys at the top.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "name",
     "rounds",
     "seeds",
@@ -102,6 +102,7 @@ const KEYS: [&str; 12] = [
     "server",
     "evaluation",
     "inversion",
+    "attackers",
     "strategy",
     "sweep",
 ];
@@ -365,7 +366,7 @@ impl File {
         Ok(())
     }
 
-    /// `[[strategy]]`: each with what `[server]` and `[inversion]` say, unless it says otherwise.
+    /// `[[strategy]]`: each with what `[server]`, `[inversion]` and `[attackers]` say, unless it says otherwise.
     fn strategies(part: &mut Part<'_>, table: &Table, server: Table, inversion: Inversion) -> Option<Vec<Entry>> {
         let found = match table.get("strategy") {
             Some(Value::Array(found)) if !found.is_empty() => found,
@@ -375,6 +376,10 @@ impl File {
             }
         };
         let mut entries: Vec<Entry> = Vec::new();
+        let shared: Option<Attackers> = part.optional("attackers", table.get("attackers").cloned());
+        if let Some(Err(error)) = shared.map(|shared| shared.check()) {
+            part.wrong("attackers", &error);
+        }
         for (number, value) in found.iter().enumerate() {
             let path = format!("strategy.{number}");
             let Value::Table(mut own) = value.clone() else {
@@ -404,7 +409,7 @@ impl File {
                 None => Some(inversion),
             };
             let fresh = fresh.map_or(Some(false), |value| part.read(&format!("{path}.fresh"), value));
-            let attackers: Option<Attackers> = part.optional(&format!("{path}.attackers"), attack);
+            let attackers: Option<Attackers> = part.optional(&format!("{path}.attackers"), attack).or(shared);
             let protection: Option<Protection> = part.optional(&format!("{path}.privacy"), protection);
             let compression: Option<Compression> = part.optional(&format!("{path}.compression"), compression);
             let secure: Option<secagg::Settings> = part.optional(&format!("{path}.secure"), secure);
@@ -565,6 +570,9 @@ mod tests {
                 "rule = \"weighted\"\nattackers = { part = 2.0, what = { attack = \"sign-flip\" } }",
                 "from 0 to 1",
             ),
+            ("[evaluation]", "[attackers]\npart = 0.2\n[evaluation]", "missing field `what`"),
+            ("[evaluation]", "[attackers]\npart = 2.0\nwhat = { attack = \"alie\" }\n[evaluation]", "from 0 to 1"),
+            ("samples = 14", "samples = 14\nlabels = \"odd\"", "unknown variant `odd`"),
             (
                 "rule = \"inversion\"\n\n",
                 "rule = \"inversion\"\nsecure = {}\n\n",
@@ -582,6 +590,17 @@ mod tests {
             };
             assert!(errors.iter().any(near), "{to} stands in line {line}: {errors:?}");
         }
+    }
+
+    #[test]
+    fn attackers_are_the_same_for_all_but_those_who_say_otherwise() {
+        let shared = "[attackers]\npart = 0.4\nwhat = { attack = \"sign-flip\" }\n[evaluation]";
+        let own = "rule = \"weighted\"\nattackers = { part = 0.0, what = { attack = \"alie\" } }";
+        let text = EXAMPLE.replace("[evaluation]", shared).replace("rule = \"weighted\"", own);
+        let file = File::parse("x.toml", &text).expect("sound");
+        let parts: Vec<Option<f64>> =
+            file.strategies.iter().map(|entry| entry.attackers.map(|attackers| attackers.part)).collect();
+        assert_eq!(parts, [Some(0.4), Some(0.4), Some(0.4), Some(0.0), Some(0.4)]);
     }
 
     #[test]

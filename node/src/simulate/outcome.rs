@@ -38,6 +38,10 @@ pub(crate) struct Variant {
     pub(crate) reference: Option<String>,
     /// In the order of the file.
     pub(crate) strategies: Vec<String>,
+    /// Those of them that nobody is late for.
+    pub(crate) fresh: Vec<String>,
+    /// How many versions late the others' slow clients are, where that is one number.
+    pub(crate) late: Option<u64>,
     /// By seed, then by strategy.
     pub(crate) records: Vec<Record>,
     /// Client updates that were computed in this run of the program.
@@ -94,6 +98,23 @@ impl Variant {
         Mean::of(&self.of(strategy).map(value).collect::<Vec<_>>())
     }
 
+    /// Seconds of one thread for each update that a strategy has inverted; `None` where it has inverted none.
+    pub(crate) fn seconds_each(&self, strategy: &str) -> Option<f64> {
+        let sum = |(seconds, count): (f64, u64), record: &Record| {
+            (seconds + record.inversion_seconds, count + record.tally.inverted)
+        };
+        let (seconds, count) = self.of(strategy).fold((0.0, 0), sum);
+        (count > 0).then(|| seconds / count as f64)
+    }
+
+    /// What the others can reach at best on the affected classes, run-averaged: a strategy that nobody is late for, as many
+    /// versions later as their updates. By its name.
+    pub(crate) fn ceiling(&self, strategy: &str) -> Option<(String, Mean)> {
+        let by = self.late.filter(|_| !self.affected.is_empty() && self.fresh.iter().any(|name| name == strategy))?;
+        let mean = self.mean(strategy, |record| record.averaged_late(&self.affected, by));
+        Some((format!("{strategy}, {by} later"), mean))
+    }
+
     /// By how much the reference is ahead of a strategy in run-averaged accuracy, on the affected classes where there are
     /// such: the mean of the differences of runs with the same seed. `None` for the reference itself.
     pub(crate) fn behind(&self, strategy: &str) -> Option<Mean> {
@@ -142,7 +163,13 @@ impl Variant {
                 })
             };
             let behind = self.behind(name).map(|Mean { mean, margin }| json!({ "mean": mean, "margin": margin }));
-            json!({ "name": name, "seeds": self.of(name).map(seed).collect::<Vec<_>>(), "behind_reference": behind })
+            let later = self.ceiling(name).map(|(_, Mean { mean, margin })| json!({ "mean": mean, "margin": margin }));
+            json!({
+                "name": name,
+                "seeds": self.of(name).map(seed).collect::<Vec<_>>(),
+                "behind_reference": behind,
+                "affected_class_as_much_later_as_others": later,
+            })
         };
         json!({
             "sweep": self.label,
@@ -157,7 +184,8 @@ impl Variant {
     /// One line for each strategy.
     fn text(&self) -> String {
         let mut text = String::new();
-        let width = self.strategies.iter().map(String::len).max().unwrap_or(0).max(8);
+        let ceilings = self.strategies.iter().filter_map(|name| Some(self.ceiling(name)?.0));
+        let width = self.strategies.iter().cloned().chain(ceilings).map(|name| name.len()).max().unwrap_or(0).max(8);
         let affected = match self.affected.as_slice() {
             [] => String::new(),
             classes => format!(
@@ -175,11 +203,17 @@ impl Variant {
                 let ours = [self.mean(name, |record| record.averaged(of)), self.mean(name, |record| record.last(of))];
                 let _ = write!(text, "  {:>14} {:>14}", ours[0].percent(), ours[1].percent());
             }
-            if let Some(behind) = self.behind(name) {
-                let _ = write!(text, "  {:>14}", behind.percent());
+            let behind = self.behind(name).map(|behind| behind.percent());
+            let _ = write!(text, "  {:>14}", behind.unwrap_or_default());
+            if let Some(seconds) = self.seconds_each(name) {
+                let _ = write!(text, "  {seconds:.3} s an inversion");
             }
+            text.truncate(text.trim_end().len());
             text += &self.diverged(name);
             text.push('\n');
+            if let Some((name, mean)) = self.ceiling(name) {
+                let _ = writeln!(text, "{name:width$}  {:>14} {:>14}  {:>14}", "", "", mean.percent());
+            }
         }
         text
     }
@@ -327,6 +361,8 @@ mod tests {
             target: None,
             reference: reference.map(Into::into),
             strategies: vec!["ours".into(), "theirs".into()],
+            fresh: vec!["theirs".into()],
+            late: Some(1),
             records: vec![record("ours", 0, 5), record("theirs", 0, 4), record("theirs", 1, 6), record("ours", 1, 8)],
             updates: 0,
             seconds: 1.0,
@@ -337,6 +373,10 @@ mod tests {
         assert!((behind.mean - 0.15).abs() < 1e-9 && (behind.margin - 12.706 * 0.05).abs() < 1e-9, "{behind:?}");
         assert_eq!(variant.behind("ours"), None);
         assert_eq!(of(None, &[1]).behind("theirs"), None);
+        // The one evaluation is at version 1, and before there was none.
+        let (name, late) = variant.ceiling("theirs").expect("nobody is late for it");
+        assert_eq!((name.as_str(), late.mean), ("theirs, 1 later", 0.0));
+        assert!(variant.ceiling("ours").is_none() && of(None, &[]).ceiling("theirs").is_none());
         let over_all = of(Some("ours"), &[]).behind("theirs").expect("another strategy");
         assert!((over_all.mean - 0.075).abs() < 1e-9, "{over_all:?}");
         assert!(

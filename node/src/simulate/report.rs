@@ -2,7 +2,7 @@
 
 use super::outcome::{Mean, Outcome, Variant};
 use crate::report::page::Page;
-use crate::report::plot::{Band, Extent, Series, banded, bars, lines};
+use crate::report::plot::{Band, Extent, Series, banded, bars, lines, points};
 
 /// The whole page.
 pub(crate) fn page(outcome: &Outcome, command: &str) -> String {
@@ -12,6 +12,11 @@ pub(crate) fn page(outcome: &Outcome, command: &str) -> String {
         outcome.variants.first().map_or(0, |variant| variant.strategies.len())
     );
     let mut page = Page::new(&outcome.name, &lead);
+    if let Some(plot) = cost(outcome) {
+        page.section("What accuracy costs");
+        let caption = "Each point is one setting; seconds are of one thread, for each update that was inverted.";
+        page.plots(&[(plot, caption.to_owned())]);
+    }
     for variant in &outcome.variants {
         if !variant.label.is_empty() {
             page.section(&variant.label);
@@ -19,6 +24,41 @@ pub(crate) fn page(outcome: &Outcome, command: &str) -> String {
         of_variant(&mut page, variant);
     }
     page.html(&format!("{command} · {:.0} s on {} threads", outcome.seconds, outcome.threads))
+}
+
+/// Accuracy against what an inversion takes, where there are several settings of it.
+fn cost(outcome: &Outcome) -> Option<String> {
+    let averaged = |variant: &Variant, name: &str| variant.mean(name, |record| record.averaged(&variant.affected));
+    let (mut bands, mut level): (Vec<Band>, Option<(String, f64)>) = (Vec::new(), None);
+    for variant in &outcome.variants {
+        for name in &variant.strategies {
+            let Mean { mean, margin } = averaged(variant, name);
+            let best = level.as_ref().map_or(f64::NEG_INFINITY, |(_, best)| *best);
+            match variant.seconds_each(name) {
+                Some(seconds) => {
+                    let known = bands.iter().position(|band| band.name == *name);
+                    let at = known.unwrap_or_else(|| {
+                        bands.push(Band { name: name.clone(), colour: bands.len(), points: Vec::new() });
+                        bands.len() - 1
+                    });
+                    bands[at].points.push((seconds, mean, margin));
+                }
+                // What nobody's staleness holds back is no rival.
+                None if mean > best && !variant.fresh.contains(name) => {
+                    level = Some((format!("{name}, the best without inversion"), mean));
+                }
+                None => {}
+            }
+        }
+    }
+    bands.iter_mut().for_each(|band| band.points.sort_by(|one, other| one.0.total_cmp(&other.0)));
+    let several = bands.iter().map(|band| band.points.len()).sum::<usize>() > 1;
+    let text = match outcome.variants.first().map(|variant| variant.affected.as_slice()) {
+        Some([]) | None => "accuracy, run-averaged",
+        Some(_) => "affected classes, run-averaged",
+    };
+    let level = level.as_ref().map(|(name, level)| (name.as_str(), *level));
+    several.then(|| points(["Accuracy against cost", "seconds an inversion", text], Extent::Unit, &bands, level))
 }
 
 fn of_variant(page: &mut Page, variant: &Variant) {
@@ -123,8 +163,20 @@ fn table(page: &mut Page, variant: &Variant) {
         }
         row
     };
-    let rows: Vec<Vec<String>> = variant.strategies.iter().map(row).collect();
+    let later = |name: &String| {
+        let (name, mean) = variant.ceiling(name)?;
+        let mut row = vec![String::new(); head.len()];
+        (row[0], row[3]) = (name, mean.percent());
+        Some(row)
+    };
+    let rows: Vec<Vec<String>> =
+        variant.strategies.iter().flat_map(|name| std::iter::once(row(name)).chain(later(name))).collect();
     page.table(&head, &rows);
+    if let Some((name, _)) = variant.strategies.iter().find_map(|name| variant.ceiling(name)) {
+        page.text(&format!(
+            "{name}: what the others can reach at best where only late updates teach a class, and all else is as good."
+        ));
+    }
 }
 
 fn inversions(page: &mut Page, variant: &Variant) {

@@ -32,11 +32,36 @@ pub struct Inversion {
     pub steps: u32,
     /// Least and largest value of a feature.
     pub range: [f32; 2],
+    /// Whether a client's inversion begins with what its last one has found.
+    pub warm: bool,
+    /// Where labels come from.
+    pub labels: Labels,
+}
+
+/// Where the labels of recovered samples come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Labels {
+    /// They are found together with the data.
+    #[default]
+    Joint,
+    /// Sample `i` has class `i` modulo the number of classes, and keeps it: what finding labels is measured against.
+    Even,
 }
 
 impl Default for Inversion {
     fn default() -> Self {
-        Self { samples: 16, iterations: 60, learning_rate: 0.05, top: 1.0, enough: 0.01, steps: 5, range: [0.0, 1.0] }
+        Self {
+            samples: 16,
+            iterations: 60,
+            learning_rate: 0.05,
+            top: 1.0,
+            enough: 0.01,
+            steps: 5,
+            range: [0.0, 1.0],
+            warm: true,
+            labels: Labels::Joint,
+        }
     }
 }
 
@@ -145,7 +170,7 @@ pub fn invert(
     if delta.iter().any(|value| !value.is_finite()) {
         return Err(ClassifierError::Value { what: "the update", why: "it has values that are no numbers".into() });
     }
-    let mut data = begin((features, classes), spec, before, seed)?;
+    let mut data = begin((features, classes), spec, before.filter(|_| spec.warm), seed)?;
     let counts = largest(delta, spec.top);
     let size = counts.iter().zip(delta).map(|(counts, value)| f64::from(counts * value.abs())).sum::<f64>().max(1e-12);
     let (mut of_features, mut of_labels) = (Adam::default(), Adam::default());
@@ -166,8 +191,10 @@ pub fn invert(
         let [low, high] = spec.range;
         of_features.step(&mut data.features, &gradient.features, rate * f64::from(high - low), iterations);
         data.features.iter_mut().for_each(|value| *value = value.clamp(low, high));
-        // Logits move on a scale of their own: ten of them decide a label.
-        of_labels.step(&mut data.labels, &gradient.labels, 10.0 * rate, iterations);
+        if spec.labels == Labels::Joint {
+            // Logits move on a scale of their own: ten of them decide a label.
+            of_labels.step(&mut data.labels, &gradient.labels, 10.0 * rate, iterations);
+        }
     }
     let dot = |one: &[f32], other: &[f32]| swarmloom_kernels::norms::dot(one, other);
     let lengths = [dot(&trained, &trained).sqrt(), dot(delta, delta).sqrt()];
@@ -175,6 +202,9 @@ pub fn invert(
     let norm = lengths[0] / lengths[1].max(1e-24);
     Ok(Inverted { data, iterations, difference: difference as f32, cosine: cosine as f32, norm: norm as f32 })
 }
+
+/// The logit of a label that is as good as certain, beside zeros.
+const DECIDED: f32 = 20.0;
 
 fn begin(
     (features, classes): (usize, usize),
@@ -193,7 +223,13 @@ fn begin(
     Ok(Recovered {
         // The middle half of the range.
         features: (0..features).map(|index| low + (high - low) * (0.25 + 0.5 * at(index))).collect(),
-        labels: (0..labels).map(|index| 0.2 * (at(features + index) - 0.5)).collect(),
+        labels: (0..labels)
+            .map(|index| match spec.labels {
+                Labels::Joint => 0.2 * (at(features + index) - 0.5),
+                Labels::Even if index % classes == (index / classes) % classes => DECIDED,
+                Labels::Even => 0.0,
+            })
+            .collect(),
     })
 }
 
@@ -291,6 +327,32 @@ mod tests {
         let again = Inversion { iterations: 20, ..Inversion::default() };
         let (warm, cold) = (invert(&again, Some(&found.data)), invert(&again, None));
         assert!(warm.difference < cold.difference, "{} {}", warm.difference, cold.difference);
+    }
+
+    /// Cold, what was found before does not matter; even labels stay what they are while data move.
+    #[test]
+    fn a_cold_start_forgets_and_even_labels_are_kept() {
+        let network = Network::mlp(64, &[16], 10);
+        let (features, class) = client(4, 1);
+        let samples = Samples { features: &features, labels: &class };
+        let spec = LocalSpec { epochs: 5, learning_rate: 0.3, ..LocalSpec::default() };
+        let from = network.init(8);
+        let delta = Engine::new(&network).train(&from, samples, &spec, None, 0).expect("trained").delta;
+        let mut engine = Engine::new(&network);
+        let mut find = |spec: &Inversion, before: Option<&Recovered>| {
+            invert(&mut engine, (64, 10), &from, &delta, TRAINING, spec, before, 3).expect("inverted").data
+        };
+        let cold = Inversion { samples: 12, iterations: 5, warm: false, ..Inversion::default() };
+        let found = find(&cold, None);
+        assert_eq!(find(&cold, Some(&found)), found);
+        assert_ne!(find(&Inversion { warm: true, ..cold }, Some(&found)), found);
+        let even = find(&Inversion { labels: Labels::Even, ..cold }, None);
+        let begun = find(&Inversion { labels: Labels::Even, iterations: 0, ..cold }, None);
+        assert_ne!(even.features, begun.features);
+        for (sample, labels) in even.labels.chunks(10).enumerate() {
+            let wanted: Vec<f32> = (0..10).map(|class| if class == sample % 10 { 20.0 } else { 0.0 }).collect();
+            assert_eq!(labels, wanted, "sample {sample}");
+        }
     }
 
     #[test]

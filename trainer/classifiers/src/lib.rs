@@ -11,7 +11,7 @@ pub mod model;
 pub mod network;
 
 pub use engine::Engine;
-pub use invert::{Inversion, Inverted, Recovered, Repeated, Unroll};
+pub use invert::{Inversion, Inverted, Labels, Recovered, Repeated, Unroll};
 pub use local::{LocalSpec, Trained};
 pub use model::{Model, Worker};
 pub use network::{Layer, Network};

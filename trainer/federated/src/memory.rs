@@ -41,6 +41,8 @@ pub struct Memory {
 pub struct Tier {
     /// How often it was updated.
     pub updates: u64,
+    /// Samples of all clients' updates that it was updated with.
+    pub samples: u64,
     /// `[parameters]`.
     pub parameters: Vec<f32>,
 }

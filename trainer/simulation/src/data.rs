@@ -8,18 +8,18 @@ use swarmloom_classifiers::Samples;
 /// A training set that is shared out, and a test set.
 #[derive(Debug, Clone)]
 pub struct Data {
-    /// `[samples, channels * height * width]`.
-    pub features: Arc<[f32]>,
+    /// `[samples, channels * height * width]`. A vector, which moves here without a copy.
+    pub features: Arc<Vec<f32>>,
     /// `[samples]`.
-    pub labels: Arc<[u8]>,
+    pub labels: Arc<Vec<u8>>,
     /// Channels, height and width.
     pub shape: [usize; 3],
     /// How many classes there are.
     pub classes: usize,
     /// As `features`.
-    pub test_features: Arc<[f32]>,
+    pub test_features: Arc<Vec<f32>>,
     /// As `labels`.
-    pub test_labels: Arc<[u8]>,
+    pub test_labels: Arc<Vec<u8>>,
 }
 
 /// A change of what a sample looks like that keeps what it is.

@@ -102,6 +102,19 @@ impl Record {
         sum / self.evaluations.len().max(1) as f64
     }
 
+    /// What [`Record::averaged`] would be if all of the run came `by` versions later, and nothing were right before: of a run
+    /// without staleness, what one with a staleness of `by` can reach at best if the classes are learned from stale
+    /// updates alone.
+    pub fn averaged_late(&self, of: &[u8], by: u64) -> f64 {
+        let late = |evaluation: &Evaluation| {
+            let then = evaluation.version.checked_sub(by)?;
+            let shown = self.evaluations.iter().rev().find(|shown| shown.version <= then)?;
+            Some(shown.accuracy(of))
+        };
+        // An empty sum of floats is -0.
+        self.evaluations.iter().filter_map(late).fold(0.0, |sum, accuracy| sum + accuracy) / self.evaluations.len().max(1) as f64
+    }
+
     /// The first evaluation whose accuracy on these classes, or all, reaches `accuracy`.
     pub fn reached(&self, of: &[u8], accuracy: f64) -> Option<&Evaluation> {
         self.evaluations.iter().find(|evaluation| evaluation.accuracy(of) >= accuracy)
@@ -133,6 +146,9 @@ mod tests {
         };
         assert_eq!((record.last(&[]), record.last(&[0]), record.last(&[1])), (0.6, 0.8, 0.4));
         assert_eq!((record.averaged(&[]), record.averaged(&[0])), (0.35, 0.4));
+        // By 2 versions: nothing at version 0, and at version 5 what version 3 had, which is still that of version 0.
+        assert_eq!([2, 6].map(|by| record.averaged_late(&[1], by)), [0.1, 0.0]);
+        assert_eq!(record.averaged_late(&[1], 0), record.averaged(&[1]));
         assert_eq!(record.reached(&[0], 0.8).map(|at| at.version), Some(5));
         assert_eq!(record.reached(&[1], 0.5), None);
     }

@@ -8,6 +8,10 @@
 //! Where the paper leaves open what a tier counts that has never been updated: it is left out, and the others' weights are
 //! divided by their sum; where that is zero, they are equal (our definition). The paper's clients also have a proximal
 //! term: `mu`, none unless it is set.
+//!
+//! The paper's weights assume that each tier holds data of all kinds. Where a slow tier holds a class that no other one has,
+//! they make the server's model nearly that tier's, to the cost of all other classes; [`Weigh::Samples`] (our definition)
+//! weighs a tier by the samples that it has trained on instead.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,11 +29,24 @@ pub struct FedAt {
     pub tiers: u32,
     /// Weight of the clients' proximal term.
     pub mu: f64,
+    /// What tiers weigh.
+    pub weigh: Weigh,
+}
+
+/// What tiers weigh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weigh {
+    /// As much as the tier opposite was updated: the paper's.
+    #[default]
+    Opposite,
+    /// As many samples as their clients' updates had so far.
+    Samples,
 }
 
 impl Default for FedAt {
     fn default() -> Self {
-        Self { tiers: 5, mu: 0.0 }
+        Self { tiers: 5, mu: 0.0, weigh: Weigh::Opposite }
     }
 }
 
@@ -70,10 +87,11 @@ impl Strategy for Of<FedAt> {
                 Ok(Some(values.map(|((old, delta), now)| old + delta - now).collect()))
             })?;
             let parameters = server.parameters.iter().zip(&step).map(|(now, step)| now + step).collect();
-            let updates = memory.tiers.get(&tier).map_or(0, |tier| tier.updates) + 1;
-            memory.tiers.insert(tier, Tier { updates, parameters });
+            let (updates, samples) = memory.tiers.get(&tier).map_or((0, 0), |tier| (tier.updates, tier.samples));
+            let samples = samples + of_tier.iter().map(|update| u64::from(update.samples)).sum::<u64>();
+            memory.tiers.insert(tier, Tier { updates: updates + 1, samples, parameters });
         }
-        let weights = weights(memory, self.rule.tiers);
+        let weights = weights(memory, &self.rule);
         let mut next = vec![0.0; server.parameters.len()];
         for (weight, tier) in weights.iter().zip(memory.tiers.values()) {
             for (next, value) in next.iter_mut().zip(&tier.parameters) {
@@ -85,9 +103,13 @@ impl Strategy for Of<FedAt> {
 }
 
 /// What each tier that was ever updated weighs, in their order.
-fn weights(memory: &Memory, tiers: u32) -> Vec<f64> {
-    let opposite = |tier: &u32| memory.tiers.get(&(tiers - 1 - tier)).map_or(0, |tier| tier.updates) as f64;
-    let counts: Vec<f64> = memory.tiers.keys().map(opposite).collect();
+fn weights(memory: &Memory, rule: &FedAt) -> Vec<f64> {
+    let opposite = |tier: &u32| memory.tiers.get(&(rule.tiers - 1 - tier)).map_or(0, |tier| tier.updates);
+    let count = |(tier, of): (&u32, &Tier)| match rule.weigh {
+        Weigh::Opposite => opposite(tier) as f64,
+        Weigh::Samples => of.samples as f64,
+    };
+    let counts: Vec<f64> = memory.tiers.iter().map(count).collect();
     let total: f64 = counts.iter().sum();
     if total == 0.0 {
         return vec![1.0 / counts.len() as f64; counts.len()];

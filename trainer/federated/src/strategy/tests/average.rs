@@ -81,6 +81,19 @@ fn fedat_weighs_slow_tiers_by_the_fast_ones_updates() {
 }
 
 #[test]
+fn fedat_weighs_tiers_by_samples_where_it_is_told_to() {
+    let rule = of("rule = \"fedat\"\ntiers = 2\nweigh = \"samples\"");
+    let mut kept = Kept(vec![vec![0.0, 10.0]]);
+    let mut memory = Memory::default();
+    let fast = [Update { samples: 3, ..update(&[4.0, 0.0]) }, Update { samples: 1, ..update(&[0.0, 4.0]) }];
+    assert_eq!(kept.step(&*rule, &mut memory, &fast), [3.0, 11.0]);
+    // The slow tier's model is [6, 6]; it has trained on 1 of 5 samples.
+    let slow = Update { tier: 1, base: 0, ..update(&[6.0, -4.0]) };
+    near(&kept.step(&*rule, &mut memory, &[slow]), &[(4.0 * 3.0 + 6.0) / 5.0, (4.0 * 11.0 + 6.0) / 5.0]);
+    assert_eq!((memory.tiers[&0].samples, memory.tiers[&1].samples), (4, 1));
+}
+
+#[test]
 fn settings_out_of_range_are_refused() {
     for text in [
         "rule = \"fedavg\"\nrate = 0.0",
