@@ -112,7 +112,8 @@ impl Record {
             Some(shown.accuracy(of))
         };
         // An empty sum of floats is -0.
-        self.evaluations.iter().filter_map(late).fold(0.0, |sum, accuracy| sum + accuracy) / self.evaluations.len().max(1) as f64
+        self.evaluations.iter().filter_map(late).fold(0.0, |sum, accuracy| sum + accuracy)
+            / self.evaluations.len().max(1) as f64
     }
 
     /// The first evaluation whose accuracy on these classes, or all, reaches `accuracy`.
