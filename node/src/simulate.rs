@@ -97,7 +97,8 @@ pub(crate) fn run(args: &SimulateArgs, as_json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let outcome = Outcome { name: file.name.clone(), variants: done, seconds, threads: width };
+    let comparable = file.sweep.keys().all(|key| key.starts_with("inversion."));
+    let outcome = Outcome { name: file.name.clone(), variants: done, comparable, seconds, threads: width };
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     outcome.write(&out, &command)?;
     let _ = std::fs::remove_dir_all(out.join("state"));

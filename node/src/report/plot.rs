@@ -46,35 +46,80 @@ pub(crate) fn lines(title: &str, x_name: &str, y_name: &str, extent: Extent, ser
     let all = || series.iter().flat_map(|one| one.points.iter());
     let x_end = all().map(|point| point.0).fold(0.0, f64::max);
     let y_top = top(extent, all().map(|point| point.1));
-    framed([title, x_name, y_name], x_end, y_top, |chart| {
-        let mut named: Vec<&str> = Vec::new();
+    let mut entries: Vec<Entry> = Vec::new();
+    for Series { name, colour, dashed, .. } in series {
+        if !entries.iter().any(|entry| entry.name == *name) {
+            entries.push(Entry { name: name.clone(), colour: *colour, dashed: *dashed });
+        }
+    }
+    framed([title, x_name, y_name], x_end, y_top, &entries, |chart| {
         for one in series {
-            let style = PALETTE[one.colour % PALETTE.len()].stroke_width(if one.dashed { 1 } else { 2 });
+            let style = colour(one.colour).stroke_width(if one.dashed { 1 } else { 2 });
             let points = one.points.iter().copied();
-            let drawn = if one.dashed {
-                chart.draw_series(DashedLineSeries::new(points, 5, 4, style))?
+            if one.dashed {
+                chart.draw_series(DashedLineSeries::new(points, 5, 4, style))?;
             } else {
-                chart.draw_series(LineSeries::new(points, style))?
-            };
-            if !named.contains(&one.name.as_str()) {
-                named.push(&one.name);
-                drawn.label(one.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+                chart.draw_series(LineSeries::new(points, style))?;
             }
         }
-        Ok(!named.is_empty())
+        Ok(())
     })
 }
 
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-/// A chart with title, axes from zero, and, where `draw` has named something, a legend.
+/// The palette's colours, and then paler ones.
+fn colour(index: usize) -> RGBAColor {
+    PALETTE[index % PALETTE.len()].mix(if (index / PALETTE.len()).is_multiple_of(2) { 1.0 } else { 0.45 })
+}
+
+/// Of a legend.
+struct Entry {
+    name: String,
+    colour: usize,
+    dashed: bool,
+}
+
+/// A drawing with its legend below, where it hides nothing, in as many rows as that takes.
+fn with_legend(
+    entries: &[Entry],
+    draw: impl Fn(&DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), DrawError>,
+) -> String {
+    let (left, right, row_height) = (48, SIZE.0 as i32 - 8, 18);
+    let (mut x, mut row) = (left, 0);
+    let mut places = Vec::with_capacity(entries.len());
+    for entry in entries {
+        // What a letter of this size takes at most, nearly.
+        let width = 36 + 7 * entry.name.chars().count() as i32;
+        if x > left && x + width > right {
+            (x, row) = (left, row + 1);
+        }
+        places.push((x, row_height * row + 8));
+        x += width;
+    }
+    let height = if entries.is_empty() { 0 } else { row_height * (row + 1) + 4 };
+    svg((SIZE.0, SIZE.1 + height as u32), |root| {
+        let (upper, lower) = root.split_vertically(SIZE.1);
+        draw(&upper)?;
+        for (Entry { name, colour: index, dashed }, (x, y)) in entries.iter().zip(&places) {
+            let (style, gap) = (colour(*index).stroke_width(3), if *dashed { 6 } else { 8 });
+            lower.draw(&PathElement::new([(*x, *y), (x + gap, *y)], style))?;
+            lower.draw(&PathElement::new([(x + 16 - gap, *y), (x + 16, *y)], style))?;
+            lower.draw(&Text::new(name.clone(), (x + 21, y - 6), ("sans-serif", 12).into_font().color(&INK)))?;
+        }
+        Ok(())
+    })
+}
+
+/// A chart with title, axes from zero, and a legend.
 fn framed(
     [title, x_name, y_name]: [&str; 3],
     x_end: f64,
     y_top: f64,
-    draw: impl Fn(&mut Chart<'_, '_>) -> Result<bool, DrawError>,
+    entries: &[Entry],
+    draw: impl Fn(&mut Chart<'_, '_>) -> Result<(), DrawError>,
 ) -> String {
-    svg(SIZE, |root| {
+    with_legend(entries, |root| {
         let mut chart = ChartBuilder::on(root)
             .caption(title, ("sans-serif", 16).into_font().color(&INK))
             .margin(8)
@@ -94,16 +139,7 @@ fn framed(
             .x_label_formatter(&|value| short(*value))
             .y_label_formatter(&|value| short(*value))
             .draw()?;
-        if draw(&mut chart)? {
-            chart
-                .configure_series_labels()
-                .position(SeriesLabelPosition::LowerRight)
-                .background_style(WHITE.mix(0.8))
-                .border_style(FAINT)
-                .label_font(("sans-serif", 12).into_font().color(&INK))
-                .draw()?;
-        }
-        Ok(())
+        draw(&mut chart)
     })
 }
 
@@ -118,13 +154,20 @@ pub(crate) struct Band {
     pub(crate) points: Vec<(f64, f64, f64)>,
 }
 
+impl Band {
+    fn entry(&self) -> Entry {
+        Entry { name: self.name.clone(), colour: self.colour, dashed: false }
+    }
+}
+
 /// Lines with their intervals over a common x axis.
 pub(crate) fn banded(title: &str, x_name: &str, y_name: &str, extent: Extent, bands: &[Band]) -> String {
     let all = || bands.iter().flat_map(|one| one.points.iter());
     let x_end = all().map(|point| point.0).fold(0.0, f64::max);
     let highs: Vec<f64> = all().map(|point| point.1 + point.2).collect();
     let y_top = top(extent, highs.iter());
-    framed([title, x_name, y_name], x_end, y_top, |chart| {
+    let entries: Vec<Entry> = bands.iter().map(Band::entry).collect();
+    framed([title, x_name, y_name], x_end, y_top, &entries, |chart| {
         let within = |y: f64| y.clamp(0.0, y_top);
         for one in bands.iter().filter(|one| one.points.iter().any(|point| point.2 > 0.0)) {
             let upper = one.points.iter().map(|(x, y, margin)| (*x, within(y + margin)));
@@ -134,12 +177,10 @@ pub(crate) fn banded(title: &str, x_name: &str, y_name: &str, extent: Extent, ba
             chart.draw_series(std::iter::once(Polygon::new(outline, colour.filled())))?;
         }
         for one in bands {
-            let style = PALETTE[one.colour % PALETTE.len()].stroke_width(2);
             let points = one.points.iter().map(|(x, y, _)| (*x, *y));
-            let drawn = chart.draw_series(LineSeries::new(points, style))?;
-            drawn.label(one.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+            chart.draw_series(LineSeries::new(points, colour(one.colour).stroke_width(2)))?;
         }
-        Ok(!bands.is_empty())
+        Ok(())
     })
 }
 
@@ -150,33 +191,34 @@ pub(crate) fn points(
     bands: &[Band],
     level: Option<(&str, f64)>,
 ) -> String {
+    /// The palette's grey.
+    const GREY: usize = PALETTE.len() - 1;
     let all = || bands.iter().flat_map(|one| one.points.iter());
     let x_end = 1.05 * all().map(|point| point.0).fold(0.0, f64::max);
     let highs: Vec<f64> = all().map(|point| point.1 + point.2).collect();
     let y_top = top(extent, highs.iter());
-    framed([title, x_name, y_name], x_end, y_top, |chart| {
+    let below = level.map(|(name, _)| Entry { name: name.to_owned(), colour: GREY, dashed: true });
+    let entries: Vec<Entry> = bands.iter().map(Band::entry).chain(below).collect();
+    framed([title, x_name, y_name], x_end, y_top, &entries, |chart| {
         let within = |y: f64| y.clamp(0.0, y_top);
         for one in bands {
-            let style = PALETTE[one.colour % PALETTE.len()].stroke_width(2);
-            let bars = one.points.iter().filter(|point| point.2 > 0.0);
-            let bars = bars.map(|(x, y, margin)| {
+            let style = colour(one.colour).stroke_width(2);
+            let bars = one.points.iter().filter(|point| point.2 > 0.0).map(|(x, y, margin)| {
                 PathElement::new([(*x, within(y - margin)), (*x, within(y + margin))], style.stroke_width(1))
             });
             chart.draw_series(bars)?;
-            let drawn = chart.draw_series(LineSeries::new(one.points.iter().map(|(x, y, _)| (*x, *y)), style))?;
-            drawn.label(one.name.clone()).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+            chart.draw_series(LineSeries::new(one.points.iter().map(|(x, y, _)| (*x, *y)), style))?;
             chart.draw_series(one.points.iter().map(|(x, y, _)| Circle::new((*x, *y), 3, style.filled())))?;
         }
-        if let Some((name, level)) = level {
-            let style = INK.stroke_width(1);
-            let drawn = chart.draw_series(DashedLineSeries::new([(0.0, level), (x_end, level)], 5, 4, style))?;
-            drawn.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
+        if let Some((_, level)) = level {
+            let style = colour(GREY).stroke_width(1);
+            chart.draw_series(DashedLineSeries::new([(0.0, level), (x_end, level)], 5, 4, style))?;
         }
-        Ok(!bands.is_empty())
+        Ok(())
     })
 }
 
-/// Groups of bars: one group per name, one bar per member. Members appear in the legend.
+/// Groups of bars: one group per name, one bar per member. Members, where there are several, appear in the legend.
 pub(crate) fn bars(
     title: &str,
     y_name: &str,
@@ -186,7 +228,9 @@ pub(crate) fn bars(
 ) -> String {
     let y_top = top(extent, groups.iter().flat_map(|group| group.1.iter()));
     let width = members.len().max(1) as f64 + 1.0;
-    svg(SIZE, |root| {
+    let entry = |(colour, name): (usize, &&str)| Entry { name: (*name).to_owned(), colour, dashed: false };
+    let entries: Vec<Entry> = members.iter().enumerate().filter(|_| members.len() > 1).map(entry).collect();
+    with_legend(&entries, |root| {
         let mut chart = ChartBuilder::on(root)
             .caption(title, ("sans-serif", 16).into_font().color(&INK))
             .margin(8)
@@ -205,32 +249,18 @@ pub(crate) fn bars(
             .x_labels(0)
             .y_label_formatter(&|value| short(*value))
             .draw()?;
-        for (member, name) in members.iter().enumerate() {
-            let colour = PALETTE[member % PALETTE.len()];
-            let boxes = groups.iter().enumerate().map(|(at, (_, values))| {
+        for member in 0..members.len() {
+            chart.draw_series(groups.iter().enumerate().map(|(at, (_, values))| {
                 let left = at as f64 * width + 0.5 + member as f64;
                 let height = values.get(member).copied().unwrap_or(0.0);
-                Rectangle::new([(left, 0.0), (left + 0.9, height)], colour.filled())
-            });
-            chart
-                .draw_series(boxes)?
-                .label(*name)
-                .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], colour.filled()));
+                Rectangle::new([(left, 0.0), (left + 0.9, height)], colour(member).filled())
+            }))?;
         }
         for (at, (name, _)) in groups.iter().enumerate() {
             let middle = chart.backend_coord(&((at as f64 + 0.5) * width, 0.0));
             let style = ("sans-serif", 12).into_font().color(&INK);
             let shift = name.chars().count() as i32 * 3;
             root.draw(&Text::new(name.clone(), (middle.0 - shift, middle.1 + 8), style))?;
-        }
-        if members.len() > 1 {
-            chart
-                .configure_series_labels()
-                .position(SeriesLabelPosition::UpperRight)
-                .background_style(WHITE.mix(0.8))
-                .border_style(FAINT)
-                .label_font(("sans-serif", 12).into_font().color(&INK))
-                .draw()?;
         }
         Ok(())
     })
@@ -395,6 +425,26 @@ mod tests {
             lines("held-out", "steps", "reward", Extent::Unit, &[series("ada & co", false), series("alone", true)]);
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         assert!(svg.contains("ada &amp; co") && svg.contains("alone") && svg.contains("held-out"));
+    }
+
+    /// Names that one row has no room for go to the next, and the drawing is as much higher; none hides the lines.
+    #[test]
+    fn a_legend_takes_the_rows_that_it_needs() {
+        let band = |colour: usize| Band {
+            name: format!("a strategy, number {colour}"),
+            colour,
+            points: vec![(1.0, 0.5, 0.1)],
+        };
+        let height = |count: usize| {
+            let svg = banded("t", "x", "y", Extent::Unit, &(0..count).map(band).collect::<Vec<_>>());
+            assert!((0..count).all(|number| svg.contains(&format!("a strategy, number {number}"))));
+            svg.split("height=\"")
+                .nth(1)
+                .and_then(|rest| rest.split('"').next()?.parse::<u32>().ok())
+                .expect("a height")
+        };
+        // A name takes 36 + 7 * 20 of 504 points in width: two in a row.
+        assert_eq!([0, 1, 2, 3, 9].map(height), [340, 362, 362, 380, 434]);
     }
 
     #[test]

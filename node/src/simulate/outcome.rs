@@ -17,6 +17,8 @@ pub(crate) struct Outcome {
     pub(crate) name: String,
     /// One, or one for each combination of a sweep.
     pub(crate) variants: Vec<Variant>,
+    /// Whether they differ in how inversions go about it and in nothing else, so that their costs can be compared.
+    pub(crate) comparable: bool,
     /// Wall-clock seconds.
     pub(crate) seconds: f64,
     /// That computed.

@@ -12,7 +12,7 @@ pub(crate) fn page(outcome: &Outcome, command: &str) -> String {
         outcome.variants.first().map_or(0, |variant| variant.strategies.len())
     );
     let mut page = Page::new(&outcome.name, &lead);
-    if let Some(plot) = cost(outcome) {
+    if let Some(plot) = cost(outcome).filter(|_| outcome.comparable) {
         page.section("What accuracy costs");
         let caption = "Each point is one setting; seconds are of one thread, for each update that was inverted.";
         page.plots(&[(plot, caption.to_owned())]);
