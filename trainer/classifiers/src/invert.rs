@@ -377,6 +377,27 @@ mod tests {
         assert!(largest < 1e-6, "{largest}");
     }
 
+    /// A training with momentum goes as far as its repetition without: nearly, while gradients stay what they are.
+    #[test]
+    fn momentum_makes_repeated_steps_longer() {
+        let spec = LocalSpec { learning_rate: 0.1, momentum: 0.5, ..LocalSpec::default() };
+        // Two steps: the first gradient counts 1.5 times, the second once.
+        assert_eq!(spec.repeated(2), Repeated { steps: 2, learning_rate: 0.125 });
+        assert_eq!(LocalSpec { momentum: 0.0, ..spec }.repeated(7).learning_rate, 0.1);
+        let network = Network::mlp(64, &[16], 10);
+        let (features, class) = client(4, 1);
+        let samples = Samples { features: &features, labels: &class };
+        let spec = LocalSpec { epochs: 8, learning_rate: 1e-4, momentum: 0.9, ..LocalSpec::default() };
+        let from = network.init(8);
+        let wanted = Engine::new(&network).train(&from, samples, &spec, None, 0).expect("trained").delta;
+        let labels = (0..24).flat_map(|_| (0..10).map(|class| if class == 4 { 40.0 } else { 0.0 })).collect();
+        let data = Recovered { features, labels };
+        let found = Engine::new(&network).unroll(&from, &data, spec.repeated(8), 5).expect("trained");
+        let length = |values: &[f32]| values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+        let ratio = length(&found) / length(&wanted);
+        assert!(cosine(&found, &wanted) > 0.9999 && (ratio - 1.0).abs() < 0.01, "{ratio}");
+    }
+
     #[test]
     fn what_makes_no_sense_is_refused() {
         let network = Network::mlp(4, &[], 2);

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use swarmloom_kernels::random;
 
+use crate::invert::Repeated;
+
 /// How a client trains.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -33,6 +35,16 @@ impl LocalSpec {
     pub fn steps(&self, samples: usize) -> u32 {
         let batch = if self.batch_size == 0 { samples } else { self.batch_size };
         self.epochs * samples.div_ceil(batch.max(1)) as u32
+    }
+
+    /// So many steps of it, as an inversion repeats them: without momentum, each as much longer as momentum makes steps on
+    /// average. With momentum `m`, the gradient of the `i`-th of `s` steps is gone along `1 + m + .. + m^(s - i)` times by
+    /// the end (our definition).
+    pub fn repeated(&self, steps: u32) -> Repeated {
+        let (count, momentum) = (f64::from(steps.max(1)), self.momentum);
+        let left = 1.0 - momentum;
+        let times = (count - momentum * (1.0 - momentum.powf(count)) / left) / (left * count);
+        Repeated { steps, learning_rate: times * self.learning_rate }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use swarmloom_classifiers::{Inversion, LocalSpec, Model, Recovered, Repeated, Trained};
+use swarmloom_classifiers::{Inversion, LocalSpec, Model, Recovered, Trained};
 use swarmloom_federated::attack::Attack;
 use swarmloom_federated::compress::Compression;
 use swarmloom_federated::inversion::{Decisions, Treatment};
@@ -543,7 +543,7 @@ impl<'a> Course<'a> {
         let now = self.state.parameters.clone();
         let mut jobs = Vec::new();
         for (update, _) in chosen() {
-            let training = Repeated { steps: update.steps, learning_rate: self.setup.local.learning_rate };
+            let training = self.setup.local.repeated(update.steps);
             jobs.push(Job::Invert {
                 from: self.base(update.base)?,
                 delta: update.delta.clone().into(),
