@@ -57,7 +57,7 @@ pub(crate) enum Verb {
     Demo(DemoArgs),
     /// Federated learning in virtual time, many strategies side by side.
     #[command(
-        after_help = "Examples:\n  swarmloom simulate --example | swarmloom simulate -\n  swarmloom simulate fashion.toml --out fashion\n\nA simulation that was stopped goes on where it was when it is started again."
+        after_help = "Examples:\n  swarmloom simulate --example | swarmloom simulate -\n  swarmloom simulate fashion.toml --out fashion\n  swarmloom simulate --settings | less\n\nA simulation that was stopped goes on where it was when it is started again."
     )]
     Simulate(SimulateArgs),
     /// The tasks that peers learn from: list, sample, score.
@@ -99,11 +99,14 @@ pub(crate) enum RunVerb {
 #[derive(Debug, Args)]
 pub(crate) struct SimulateArgs {
     /// The simulation file, `-` for one on standard input.
-    #[arg(required_unless_present = "example", value_name = "FILE")]
+    #[arg(required_unless_present_any = ["example", "settings"], value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     /// Print a commented file.
     #[arg(long)]
     pub(crate) example: bool,
+    /// Print all that a file can say.
+    #[arg(long)]
+    pub(crate) settings: bool,
     /// Where the report, the table and the JSON go; `simulation-NAME` in this folder when absent.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,

@@ -35,6 +35,8 @@ use crate::say;
 
 /// What `--example` prints.
 const EXAMPLE: &str = include_str!("simulate/example.toml");
+/// What `--settings` prints.
+const SETTINGS: &str = include_str!("simulate/settings.toml");
 /// Time between two saved states of a run.
 const SAVE_EVERY: Duration = Duration::from_secs(20);
 /// Raised when what a saved state means changes: older ones are as none.
@@ -49,8 +51,9 @@ const MAX_LANES: usize = 64;
 /// # Errors
 /// Where the file is wrong, data are missing, or a run fails.
 pub(crate) fn run(args: &SimulateArgs, as_json: bool) -> anyhow::Result<()> {
-    if args.example {
-        return Ok(std::io::stdout().write_all(EXAMPLE.as_bytes())?);
+    if args.example || args.settings {
+        let text = if args.settings { SETTINGS } else { EXAMPLE };
+        return Ok(std::io::stdout().write_all(text.as_bytes())?);
     }
     let path = args.file.as_deref().unwrap_or(Path::new("-"));
     let name = path.display().to_string();

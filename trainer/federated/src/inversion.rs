@@ -53,7 +53,7 @@ pub use state::{Estimate, Phase, State};
 #[serde(deny_unknown_fields, default)]
 pub struct Decisions {
     /// The largest staleness, in versions, that counts as fresh.
-    pub fresh: u32,
+    pub fresh_until: u32,
     /// Cosine distance above which a stale update is unique, 0 to 2; below 0, all are.
     pub threshold: f64,
     /// Versions for which fresh updates are remembered, to compare stale ones with.
@@ -83,7 +83,7 @@ pub struct Decisions {
 impl Default for Decisions {
     fn default() -> Self {
         Self {
-            fresh: 0,
+            fresh_until: 0,
             threshold: 0.1,
             window: 10,
             common: Common::Keep,
@@ -228,7 +228,7 @@ impl Decisions {
     }
 
     fn is_fresh(&self, server: &Server<'_>, update: &Update) -> bool {
-        server.staleness(update) <= u64::from(self.fresh)
+        server.staleness(update) <= u64::from(self.fresh_until)
     }
 
     fn coordinates(&self, server: &Server<'_>) -> Coordinates {
