@@ -100,7 +100,7 @@ impl Variant {
         Mean::of(&self.of(strategy).map(value).collect::<Vec<_>>())
     }
 
-    /// Seconds of one thread for each update that a strategy has inverted; `None` where it has inverted none.
+    /// Seconds of processor time for each update that a strategy has inverted; `None` where it has inverted none.
     pub(crate) fn seconds_each(&self, strategy: &str) -> Option<f64> {
         let sum = |(seconds, count): (f64, u64), record: &Record| {
             (seconds + record.inversion_seconds, count + record.tally.inverted)

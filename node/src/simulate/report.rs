@@ -14,7 +14,7 @@ pub(crate) fn page(outcome: &Outcome, command: &str) -> String {
     let mut page = Page::new(&outcome.name, &lead);
     if let Some(plot) = cost(outcome).filter(|_| outcome.comparable) {
         page.section("What accuracy costs");
-        let caption = "Each point is one setting; seconds are of one thread, for each update that was inverted.";
+        let caption = "Each point is one setting; seconds are of processor time, for each update that was inverted.";
         page.plots(&[(plot, caption.to_owned())]);
     }
     for variant in &outcome.variants {

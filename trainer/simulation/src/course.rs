@@ -323,7 +323,9 @@ impl<'a> Course<'a> {
         history.insert(*version, parameters.clone());
         let oldest = self.upcoming.iter().flat_map(|round| &round.arrivals).map(|arrival| arrival.base).min();
         let oldest = oldest.unwrap_or(u64::MAX).min(self.timeline.oldest()).min(*version);
-        *history = history.split_off(&oldest);
+        // A free rider looks at the server's last step.
+        let looks_back = self.entry.attackers.is_some_and(|attackers| attackers.what.history());
+        *history = history.split_off(&oldest.min(version.saturating_sub(u64::from(looks_back))));
         starts.retain(|_, begun| begun.base >= oldest);
         if *version % self.setup.every == 0 || *version == self.setup.rounds {
             self.evaluate(round.seconds, executor)?;

@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
-use std::time::Instant;
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use swarmloom_classifiers::{
     ClassifierError, Inversion, Inverted, LocalSpec, Model, Recovered, Repeated, Samples, Trained, Worker,
 };
-
 use swarmloom_federated::attack::Attack;
 
 use crate::SimulationError;
@@ -81,7 +80,7 @@ pub enum Outcome {
         delta: Vec<f32>,
         /// What the recovered data say of the client's.
         revealed: Revealed,
-        /// Seconds of one thread that it took; the one thing here that differs from run to run.
+        /// Seconds of processor time that it took; the one thing here that differs from run to run.
         seconds: f64,
     },
 }
@@ -192,6 +191,12 @@ fn vec_of_none<T>(count: usize) -> Vec<Option<T>> {
     std::iter::repeat_with(|| None).take(count).collect()
 }
 
+/// Of this thread: what else the machine is busy with does not count.
+fn processor_seconds() -> f64 {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    now.tv_sec as f64 + 1e-9 * now.tv_nsec as f64
+}
+
 /// Counts a job as done however its computation ends, so that nobody waits for ever.
 struct Ticket(Arc<Batch>, usize, Done);
 
@@ -263,10 +268,10 @@ pub fn compute(
             Ok(Outcome::Scored(worker.score(parameters, samples)?))
         }
         Job::Invert { from, delta, now, training, spec, before, seed, indices, version } => {
-            let begun = Instant::now();
+            let begun = processor_seconds();
             let found = worker.invert(from, delta, *training, spec, before.as_deref(), *seed)?;
             let delta = worker.retrain(now, &found.data, *training, spec.steps)?;
-            let seconds = begun.elapsed().as_secs_f64();
+            let seconds = processor_seconds() - begun;
             let held = data.gather(indices, drift, *version);
             let revealed = reveal(worker, now, &found.data, (&held.0, &held.1), data)?;
             Ok(Outcome::Inverted { found, delta, revealed, seconds })

@@ -81,7 +81,7 @@ pub struct Record {
     pub evaluations: Vec<Evaluation>,
     /// What happened to updates.
     pub tally: Tally,
-    /// Seconds of one thread that inversions took, all together: measured, so different from run to run.
+    /// Seconds of processor time that inversions took, all together: measured, so different from run to run.
     pub inversion_seconds: f64,
     /// The version that was to be made when values were no numbers any more. The run ended there; evaluations from then on
     /// have no right answer.

@@ -1,6 +1,7 @@
 //! Whole runs on the digits, by real threads.
 
 use swarmloom_classifiers::{Model, Network};
+use swarmloom_federated::attack::Pretence;
 use swarmloom_federated::{By, Faulty};
 use swarmloom_population::Slow;
 
@@ -120,6 +121,38 @@ fn a_run_that_diverges_is_a_result_and_no_error() {
     assert!(first.accuracy(&[]) > 0.0 && last.accuracy(&[]) == 0.0);
     assert_eq!(last.classes.iter().map(|[_, all]| all).sum::<u32>(), world.data.test_labels.len() as u32);
     assert_eq!(world.run(&setup, &entry, 1, Some(&state), 99), (record, state));
+}
+
+/// A free rider who sends the server's last step finds the version before it, though nobody works from that any more.
+#[test]
+fn free_riders_know_the_servers_last_step() {
+    let world = World::new();
+    let setup = world.setup(4, Partition::Iid {}, None);
+    let mut entry = entry(Rule::FedAvg(Default::default()));
+    entry.mode = Mode::Synchronous { per_round: 20, over_selection: 0.0, deadline_s: None };
+    let what = Attack::FreeRider { send: Pretence::LastStep };
+    entry.attackers = Some(Attackers { part: 0.5, what });
+    let versions = |entry: &Entry| -> Vec<Arc<[f32]>> {
+        std::thread::scope(|scope| {
+            let executor = Threads::start(scope, 2, &world.network, &world.data, None);
+            let mut course = Course::new(&setup, entry.clone(), 3).expect("a course");
+            let mut versions = vec![course.state.parameters.clone()];
+            while course.step(&executor).expect("a round") {
+                versions.push(course.state.parameters.clone());
+            }
+            versions
+        })
+    };
+    let ridden = versions(&entry);
+    entry.attackers = Some(Attackers { part: 0.5, what: Attack::FreeRider { send: Pretence::Nothing } });
+    let idle = versions(&entry);
+    // Nobody has a last step to send in the first round. In the second, half of all send it and the others are the same.
+    assert_eq!(ridden[1], idle[1]);
+    let largest = |values: &[f32]| values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    let step: Vec<f32> = idle[1].iter().zip(idle[0].iter()).map(|(now, before)| now - before).collect();
+    let more: Vec<f32> = ridden[2].iter().zip(idle[2].iter()).map(|(ridden, idle)| ridden - idle).collect();
+    let wrong: Vec<f32> = more.iter().zip(&step).map(|(more, step)| more - 0.5 * step).collect();
+    assert!(largest(&step) > 1e-3 && largest(&wrong) < 1e-5, "{} {}", largest(&step), largest(&wrong));
 }
 
 /// Updates that each make a version: few for a round, so that later rounds' are trained ahead.
