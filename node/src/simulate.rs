@@ -3,6 +3,7 @@
 pub(crate) mod file;
 mod model;
 mod outcome;
+mod prepare;
 mod ranks;
 mod report;
 mod trace;
@@ -19,13 +20,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ring::digest;
 use swarmloom_classifiers::Model;
 use swarmloom_collectives::Group;
-use swarmloom_datasets::{Limits, Split};
 use swarmloom_simulation::{Course, Data, Entry, Executor, Lane, Ranks, Record, Setup, SimulationError, Threads};
 use toml::Value;
 
 use self::file::File;
-use self::model::{Built, Wrong};
 use self::outcome::{Outcome, Variant};
+use self::prepare::{Loader, Prepared};
 use self::trace::Traces;
 use crate::cli::SimulateArgs;
 use crate::config::{ConfigErrors, locate};
@@ -40,7 +40,7 @@ const SETTINGS: &str = include_str!("simulate/settings.toml");
 /// Time between two saved states of a run.
 const SAVE_EVERY: Duration = Duration::from_secs(20);
 /// Raised when what a saved state means changes: older ones are as none.
-const STATE_FORMAT: u32 = 3;
+const STATE_FORMAT: u32 = 4;
 /// Variants that a sweep may have.
 const MAX_VARIANTS: usize = 256;
 /// Runs that go on side by side on several ranks.
@@ -75,13 +75,18 @@ pub(crate) fn run(args: &SimulateArgs, as_json: bool) -> anyhow::Result<()> {
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("simulation-{}", slug(&file.name))));
+    let begun = Instant::now();
+    // What does not go together is said before anything is computed or written.
+    let (mut loader, mut first) = (Loader::default(), None);
+    for (_, file) in &variants {
+        let prepared = loader.prepare(file, (&name, &text), variants.len() > 1)?;
+        first.get_or_insert(prepared);
+    }
     let group = ranks::join(Duration::from_secs(args.wait))?.map(Mutex::new);
     let leads = group.as_ref().is_none_or(|group| lock(group).rank() == 0);
     if leads {
         std::fs::create_dir_all(&out).with_context(|| format!("the folder {}", out.display()))?;
     }
-
-    let begun = Instant::now();
     let (mut done, mut width) = (Vec::new(), threads);
     for (number, (values, file)) in variants.iter().enumerate() {
         let label = values.iter().map(|(key, value)| format!("{key} = {value}")).collect::<Vec<_>>().join(", ");
@@ -92,7 +97,11 @@ pub(crate) fn run(args: &SimulateArgs, as_json: bool) -> anyhow::Result<()> {
         );
         let means = Means { threads, group: group.as_ref(), leads };
         let saved = Saved { states: &states, stamp: &stamp, restart: args.restart };
-        let (simulated, all) = simulate(file, (&name, &text), &label, means, saved)?;
+        let prepared = match first.take() {
+            Some(prepared) => prepared,
+            None => loader.prepare(file, (&name, &text), true)?,
+        };
+        let (simulated, all) = simulate(file, &prepared, &label, means, saved)?;
         done.push(simulated);
         width = all;
     }
@@ -158,27 +167,6 @@ fn slug(name: &str) -> String {
     name.chars().take(64).map(plain).collect()
 }
 
-/// The data as a file wants them, and who naturally holds which sample.
-fn data(file: &File, split: Split) -> (Data, Option<Vec<u32>>) {
-    let Split { train, mut test } = split;
-    let tested = file.data.test_samples.unwrap_or(usize::MAX).min(test.labels.len());
-    test.features.truncate(tested * test.shape.iter().product::<usize>());
-    test.labels.truncate(tested);
-    let data = Data {
-        features: train.features.into(),
-        labels: train.labels.into(),
-        shape: train.shape,
-        classes: train.classes,
-        test_features: test.features.into(),
-        test_labels: test.labels.into(),
-    };
-    let data = match &file.data.drift {
-        Some(drift) => data.drifted(drift),
-        None => data,
-    };
-    (data, train.groups)
-}
-
 /// What all strategies of a file share; `groups` says who naturally holds which sample.
 pub(crate) fn setup<'a>(file: &'a File, model: &'a dyn Model, data: &'a Data, groups: Option<&'a [u32]>) -> Setup<'a> {
     Setup {
@@ -221,33 +209,22 @@ struct Saved<'a> {
 /// how many threads those are.
 fn simulate(
     file: &File,
-    (name, text): (&str, &str),
+    prepared: &Prepared,
     label: &str,
     means: Means<'_>,
     saved: Saved<'_>,
 ) -> anyhow::Result<(Variant, usize)> {
-    let (data, groups) = data(file, swarmloom_datasets::load(&file.data.source, &Limits::default())?);
-    let built = file.model.build(data.shape, data.classes);
-    let refuse = |(key, why): Wrong| {
-        let place = if key.is_empty() { "model".to_owned() } else { format!("model.{key}") };
-        ConfigErrors(vec![locate(name, text, &place, &why)])
-    };
-    let Built { model, stamp: of_model } = built.map_err(refuse)?;
-    let stamp = format!("{}{of_model}", saved.stamp);
+    let Prepared { data, groups, model, stamp: of_files } = prepared;
+    let stamp = format!("{}{of_files}", saved.stamp);
     let saved = Saved { stamp: &stamp, ..saved };
-    let setup = setup(file, model.as_ref(), &data, groups.as_deref());
-    // What does not go together is said before anything is computed.
-    for entry in &file.strategies {
-        Course::new(&setup, entry.clone(), file.seeds[0])
-            .map_err(|error| ConfigErrors(vec![locate(name, text, &place_of(&error), &error.to_string())]))?;
-    }
+    let setup = setup(file, model.as_ref(), data, groups.as_deref());
     if means.leads {
         if saved.restart {
             let _ = std::fs::remove_dir_all(saved.states);
         }
         std::fs::create_dir_all(saved.states).with_context(|| saved.states.display().to_string())?;
     }
-    let what = means.group.map(|_| what(saved.stamp, &data));
+    let what = means.group.map(|_| what(saved.stamp));
 
     let runs: VecDeque<(usize, Entry, u64)> = file
         .seeds
@@ -265,9 +242,9 @@ fn simulate(
         let drift = file.data.drift.as_ref();
         let (threads, ranks) = match means.group.zip(what.as_ref()) {
             Some((group, what)) => {
-                (None, Some(Ranks::start(scope, means.threads, model.as_ref(), &data, drift, group, what)?))
+                (None, Some(Ranks::start(scope, means.threads, model.as_ref(), data, drift, group, what)?))
             }
-            None => (Some(Threads::start(scope, means.threads, model.as_ref(), &data, drift)), None),
+            None => (Some(Threads::start(scope, means.threads, model.as_ref(), data, drift)), None),
         };
         let width = ranks.as_ref().map_or(means.threads, Ranks::width);
         let lanes = width.min(count).min(if ranks.is_some() { MAX_LANES } else { usize::MAX });
@@ -366,34 +343,15 @@ fn first_cause(ends: Vec<anyhow::Result<()>>) -> anyhow::Result<()> {
 }
 
 /// All that ranks have to have in common: the program, the file with what it names, the data.
-fn what(stamp: &str, data: &Data) -> [u8; 32] {
-    let mut hash = digest::Context::new(&digest::SHA256);
-    hash.update(format!("{} {stamp} {:?}", env!("CARGO_PKG_VERSION"), data.shape).as_bytes());
-    for features in [&data.features, &data.test_features] {
-        for part in features.chunks(1 << 14) {
-            hash.update(&part.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
-        }
-    }
-    hash.update(&data.labels);
-    hash.update(&data.test_labels);
+fn what(stamp: &str) -> [u8; 32] {
     let mut what = [0; 32];
-    what.copy_from_slice(hash.finish().as_ref());
+    let found = digest::digest(&digest::SHA256, format!("{} {stamp}", env!("CARGO_PKG_VERSION")).as_bytes());
+    what.copy_from_slice(found.as_ref());
     what
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The table of the file that an error is about.
-fn place_of(error: &SimulationError) -> String {
-    match error {
-        SimulationError::Partition(_) => "data.partition",
-        SimulationError::Population(_) => "population",
-        SimulationError::Timeline(_) => "server",
-        _ => "strategy",
-    }
-    .to_owned()
 }
 
 fn bar(length: u64, label: &str) -> ProgressBar {
@@ -427,7 +385,6 @@ fn write_state(path: &Path, stamp: &str, state: &[u8]) -> anyhow::Result<()> {
 /// Writes a file so that it is there whole or not at all.
 fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let temporary = path.with_extension("part");
-    std::fs::write(&temporary, bytes)
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .with_context(|| path.display().to_string())
+    let written = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
+    written.inspect_err(|_| drop(std::fs::remove_file(&temporary))).with_context(|| path.display().to_string())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use swarmloom_classifiers::{Inversion, LocalSpec};
+use swarmloom_classifiers::{ClassifierError, Inversion, LocalSpec};
 use swarmloom_datasets::Source;
 use swarmloom_federated::compatible::{self, Choice};
 use swarmloom_federated::compress::Compression;
@@ -133,6 +133,14 @@ impl Part<'_> {
                 None
             }
         }
+    }
+}
+
+/// The key below a table that an error is about, with the dot before it; empty where it is about none.
+fn key_of(error: &ClassifierError) -> String {
+    match error {
+        ClassifierError::Value { what, .. } => format!(".{what}"),
+        _ => String::new(),
     }
 }
 
@@ -267,6 +275,9 @@ impl File {
                 part.wrong("local.epochs", "1 to 10000 are possible");
             }
         }
+        if data.as_ref().is_some_and(|data| data.test_samples == Some(0)) {
+            part.wrong("data.test_samples", "at least one is needed");
+        }
         if let Some(evaluation) = &evaluation {
             if evaluation.every == 0 {
                 part.wrong("evaluation.every", "at least 1");
@@ -286,7 +297,7 @@ impl File {
             Self::characters(&mut part, data, model, strategies.as_deref().unwrap_or_default());
         }
         if let Some(Err(error)) = inversion.map(|inversion| inversion.check()) {
-            part.wrong("inversion", &error.to_string());
+            part.wrong(&format!("inversion{}", key_of(&error)), &error.to_string());
         }
         let all = (label, rounds, seeds, data, model, local, population, evaluation, strategies, sweep);
         match all {
@@ -414,7 +425,11 @@ impl File {
             let rule: Option<Rule> = part.read(&path, Value::Table(own));
             let combine: Option<Combine> = part.read(&format!("{path}.combine"), combine);
             let inversion = match own_inversion {
-                Some(value) => part.read(&format!("{path}.inversion"), value),
+                Some(value) => part.read(&format!("{path}.inversion"), value).inspect(|own: &Inversion| {
+                    if let Err(error) = own.check() {
+                        part.wrong(&format!("{path}.inversion{}", key_of(&error)), &error.to_string());
+                    }
+                }),
                 None => Some(inversion),
             };
             let fresh = fresh.map_or(Some(false), |value| part.read(&format!("{path}.fresh"), value));

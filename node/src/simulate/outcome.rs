@@ -151,6 +151,7 @@ impl Variant {
                     "updates": tally.updates,
                     "dropped": tally.dropped,
                     "late": tally.late,
+                    "versions_without_enough_updates": tally.skipped,
                     "inversions": {
                         "count": tally.inverted, "mean_cosine": tally.cosine / count, "mean_norm": tally.norm / count,
                         "mean_iterations": tally.iterations as f64 / count,
@@ -160,7 +161,10 @@ impl Variant {
                         "distance_to_the_clients": tally.revealed.nearness / count,
                     },
                     "diverged_at": record.diverged,
-                    "epsilon": record.epsilon,
+                    "epsilon": record.epsilon.map(|epsilon| match epsilon.is_finite() {
+                        true => json!(epsilon),
+                        false => json!("infinite"),
+                    }),
                     "evaluations": record.evaluations,
                 })
             };
@@ -211,7 +215,7 @@ impl Variant {
                 let _ = write!(text, "  {seconds:.3} s an inversion");
             }
             text.truncate(text.trim_end().len());
-            text += &self.diverged(name);
+            text += &self.remarks(name);
             text.push('\n');
             if let Some((name, mean)) = self.ceiling(name) {
                 let _ = writeln!(text, "{name:width$}  {:>14} {:>14}  {:>14}", "", "", mean.percent());
@@ -220,11 +224,25 @@ impl Variant {
         text
     }
 
-    /// Which of a strategy's runs ended in values that are no numbers; empty where none did.
-    pub(crate) fn diverged(&self, strategy: &str) -> String {
+    /// What else there is to say of a strategy's runs: which ended in values that are no numbers, in how many versions nothing
+    /// was done for want of updates, and the largest epsilon.
+    pub(crate) fn remarks(&self, strategy: &str) -> String {
         let diverged = self.of(strategy).filter_map(|record| Some((record.seed, record.diverged?)));
         let told: Vec<String> = diverged.map(|(seed, version)| format!("seed {seed} at version {version}")).collect();
-        if told.is_empty() { String::new() } else { format!("  diverged: {}", told.join(", ")) }
+        let mut remarks = Vec::new();
+        if !told.is_empty() {
+            remarks.push(format!("diverged: {}", told.join(", ")));
+        }
+        let skipped = self.mean(strategy, |record| record.tally.skipped as f64).mean;
+        if skipped > 0.0 {
+            remarks.push(format!("{skipped:.0} versions without enough updates"));
+        }
+        match self.of(strategy).filter_map(|record| record.epsilon).reduce(f64::max) {
+            Some(epsilon) if epsilon.is_finite() => remarks.push(format!("epsilon {epsilon:.2}")),
+            Some(_) => remarks.push("epsilon infinite: nothing is hidden".into()),
+            None => {}
+        }
+        remarks.iter().map(|remark| format!("  {remark}")).collect()
     }
 }
 

@@ -141,7 +141,7 @@ fn table(page: &mut Page, variant: &Variant) {
         head.extend(["seconds to target", "MB to target"]);
     }
     let row = |name: &String| {
-        let mut row = vec![format!("{name}{}", variant.diverged(name))];
+        let mut row = vec![format!("{name}{}", variant.remarks(name))];
         row.push(variant.mean(name, |record| record.averaged(&[])).percent());
         row.push(variant.mean(name, |record| record.last(&[])).percent());
         if !variant.affected.is_empty() {
@@ -211,8 +211,8 @@ fn inversions(page: &mut Page, variant: &Variant) {
             "cosine to the update",
             "length to the update's",
             "labels told, 0 to 1",
-            "looks like its class, 0 to 1",
-            "distance, 1: a stranger's",
+            "the model takes it for its class, 0 to 1",
+            "distance, 1: as to strangers' of the class",
         ],
         &rows,
     );

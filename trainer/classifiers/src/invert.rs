@@ -78,6 +78,21 @@ impl Inversion {
         if !(self.top > 0.0 && self.top <= 1.0) {
             return refuse("top", "a part is above 0 and at most 1");
         }
+        if self.iterations > 1_000_000 {
+            return refuse("iterations", "at most 1000000 steps are taken");
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
+            return refuse("learning_rate", "it is above 0");
+        }
+        if !(self.enough >= 0.0 && self.enough.is_finite()) {
+            return refuse("enough", "a difference is not negative");
+        }
+        if !(1..=10_000).contains(&self.steps) {
+            return refuse("steps", "gradients go through 1 to 10000 steps");
+        }
+        if !self.range.iter().all(|end| end.is_finite()) {
+            return refuse("range", "its ends are numbers");
+        }
         if self.range[0].partial_cmp(&self.range[1]) != Some(std::cmp::Ordering::Less) {
             return refuse("range", "the least value is below the largest");
         }
@@ -408,6 +423,14 @@ mod tests {
         };
         assert!(refuse(Inversion { samples: 0, ..Inversion::default() }, &[0.0; 10]).contains("samples"));
         assert!(refuse(Inversion { top: 0.0, ..Inversion::default() }, &[0.0; 10]).contains("top"));
+        assert!(
+            refuse(Inversion { learning_rate: f64::NAN, ..Inversion::default() }, &[0.0; 10]).contains("learning_rate")
+        );
+        assert!(refuse(Inversion { enough: -1.0, ..Inversion::default() }, &[0.0; 10]).contains("enough"));
+        assert!(refuse(Inversion { steps: 0, ..Inversion::default() }, &[0.0; 10]).contains("steps"));
+        assert!(
+            refuse(Inversion { range: [0.0, f32::INFINITY], ..Inversion::default() }, &[0.0; 10]).contains("range")
+        );
         assert!(refuse(Inversion { range: [1.0, 1.0], ..Inversion::default() }, &[0.0; 10]).contains("range"));
         assert!(refuse(Inversion::default(), &[0.0; 9]).contains("9 elements, not 10"));
         assert!(refuse(Inversion::default(), &[f32::NAN; 10]).contains("no numbers"));

@@ -213,6 +213,17 @@ pub enum CombineError {
     },
 }
 
+impl CombineError {
+    /// Whether it is for the updates that are missing, so that another round may have a combination.
+    pub fn is_for_want_of_updates(&self) -> bool {
+        match self {
+            Self::TooFew { .. } => true,
+            Self::Secure(error) => error.is_for_want_of_clients(),
+            Self::Hidden { .. } => false,
+        }
+    }
+}
+
 impl By {
     /// Its name, as files have it.
     pub fn name(&self) -> &'static str {
@@ -272,6 +283,27 @@ impl Combine {
         own.or_else(|| self.mixing.and_then(|mixing| faulty(mixing.f)))
     }
 
+    /// Whether so many vectors are enough for what is asked; without faulty ones, any number is.
+    ///
+    /// # Errors
+    /// [`CombineError::TooFew`].
+    pub fn enough(&self, found: usize) -> Result<(), CombineError> {
+        let enough = |by, faulty: usize, wanted: usize| match faulty == 0 || found >= wanted {
+            true => Ok(()),
+            false => Err(CombineError::TooFew { by, found, faulty, wanted }),
+        };
+        if let Some(mixing) = self.mixing {
+            let faulty = mixing.f.of(found);
+            enough("nearest-neighbour mixing", faulty, 2 * faulty + 1)?;
+        }
+        match self.by {
+            By::Krum { f } | By::MultiKrum { f, .. } => enough(self.by.name(), f.of(found), 2 * f.of(found) + 3),
+            By::Bulyan { f } => enough(self.by.name(), f.of(found), 4 * f.of(found) + 3),
+            By::TrimmedMean { f } => enough(self.by.name(), f.of(found), 2 * f.of(found) + 1),
+            By::Mean | By::Median | By::GeometricMedian { .. } | By::CentredClipping { .. } => Ok(()),
+        }
+    }
+
     /// Weights of updates with these samples; they sum to one. `own` is what the rule's source does.
     pub fn weights(&self, samples: &[u32], own: Weights) -> Vec<f64> {
         let uniform = self.weights.unwrap_or(own) == Weights::Uniform;
@@ -316,6 +348,7 @@ impl Combine {
         if !self.individual() {
             return Ok(sum(vectors, &products(weights, scales)));
         }
+        self.enough(vectors.len())?;
         let scaled: Vec<Cow<'_, [f32]>> =
             vectors.iter().zip(scales).map(|(vector, scale)| times(vector, *scale)).collect();
         let mut vectors: Vec<&[f32]> = scaled.iter().map(AsRef::as_ref).collect();
@@ -323,17 +356,16 @@ impl Combine {
         if let Some(mixing) = self.mixing {
             let count = vectors.len();
             let faulty = mixing.f.of(count);
-            robust::enough("nearest-neighbour mixing", count, faulty, 2 * faulty + 1)?;
             mixed = robust::mixed(&vectors, faulty);
             vectors = mixed.iter().map(Vec::as_slice).collect();
         }
         match self.by {
             By::Mean => Ok(sum(&vectors, weights)),
-            By::Krum { f } => robust::krum(&vectors, f.of(vectors.len())),
-            By::MultiKrum { f, keep } => robust::multi_krum(&vectors, f.of(vectors.len()), keep),
-            By::Bulyan { f } => robust::bulyan(&vectors, f.of(vectors.len())),
+            By::Krum { f } => Ok(robust::krum(&vectors, f.of(vectors.len()))),
+            By::MultiKrum { f, keep } => Ok(robust::multi_krum(&vectors, f.of(vectors.len()), keep)),
+            By::Bulyan { f } => Ok(robust::bulyan(&vectors, f.of(vectors.len()))),
             By::Median => Ok(robust::median(&vectors)),
-            By::TrimmedMean { f } => robust::trimmed_mean(&vectors, f.of(vectors.len())),
+            By::TrimmedMean { f } => Ok(robust::trimmed(&vectors, f.of(vectors.len()))),
             By::GeometricMedian { iterations, smoothing } => {
                 Ok(robust::geometric_median(&vectors, iterations, smoothing))
             }

@@ -70,7 +70,9 @@ pub struct Adaptive {
     pub quantile: f64,
     /// How fast the bound moves.
     pub rate: f64,
-    /// Standard deviation of the noise on the count of updates within the bound; without it, a twentieth of the updates.
+    /// Standard deviation of the noise on the count of updates within the bound; without it, a twentieth of the updates as in
+    /// the paper, and no less than the noise multiplier (our definition: with half of it or less, the count alone would tell
+    /// too much).
     pub count_noise: Option<f64>,
 }
 
@@ -78,6 +80,18 @@ impl Default for Adaptive {
     fn default() -> Self {
         Self { quantile: 0.5, rate: 0.2, count_noise: None }
     }
+}
+
+/// What clients have sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Exposure {
+    /// Aggregations so far.
+    pub aggregations: u64,
+    /// The part of all clients that each of them draws, with equal chances. `None` where who takes part does not hang on
+    /// chance: then nobody can hope not to be drawn.
+    pub drawn: Option<f64>,
+    /// Updates of the client that has sent most.
+    pub most: u64,
 }
 
 /// What protection keeps.
@@ -158,7 +172,7 @@ impl Protection {
                 }
                 let mut multiplier = noise;
                 if let Some(Adaptive { quantile, rate, count_noise }) = adaptive {
-                    let of_count = count_noise.unwrap_or(count / 20.0);
+                    let of_count = count_noise.unwrap_or((count / 20.0).max(noise));
                     within += if noise > 0.0 { of_count * normal::draw(seed(0), 0) } else { 0.0 };
                     memory.privacy.bound = Some(bound * (-rate * (within / count - quantile)).exp());
                     multiplier = shared(noise, of_count);
@@ -169,14 +183,15 @@ impl Protection {
         }
     }
 
-    /// Epsilon of what was told about any one client after `aggregations`, each of the updates of `per_round` of `clients`. Local
-    /// privacy tells its epsilon with every update that a client sends.
-    pub fn spent(&self, aggregations: u64, per_round: f64, clients: u32) -> f64 {
+    /// Epsilon of what was told about any one client by `exposure`. Local privacy tells its epsilon with every update (basic
+    /// composition: the probability of failure adds up likewise).
+    pub fn spent(&self, exposure: &Exposure) -> f64 {
         match *self {
-            Self::Central { noise, delta, .. } => {
-                epsilon(noise, (per_round / f64::from(clients.max(1))).min(1.0), aggregations, delta)
-            }
-            Self::Local { epsilon, .. } => epsilon,
+            Self::Central { noise, delta, .. } => match exposure.drawn {
+                Some(part) => epsilon(noise, part.min(1.0), exposure.aggregations, delta),
+                None => epsilon(noise, 1.0, exposure.most, delta),
+            },
+            Self::Local { epsilon, .. } => epsilon * exposure.most as f64,
         }
     }
 }

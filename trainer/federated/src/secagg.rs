@@ -69,10 +69,30 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Whether the settings make sense for so many clients.
+    ///
+    /// # Errors
+    /// [`SecAggError`] with the setting.
+    pub fn check(&self, clients: usize) -> Result<(), SecAggError> {
+        let wanted = self.least.max(2) as usize;
+        if clients < wanted {
+            return Err(SecAggError::TooFew { found: clients, wanted });
+        }
+        degree(clients, self.corrupt, self.lost)?;
+        FixedPoint::new(self.limit, clients).map(|_| ())
+    }
+
     /// Lets the next mean of an aggregation be a secure sum, for which `lost` further clients shared their secrets. Call it
     /// right before [`Strategy::aggregate`](crate::Strategy::aggregate).
     pub fn prepare(&self, memory: &mut Memory, server: &crate::Server<'_>, lost: u32) {
         memory.combine.secure = Some(Secure { settings: *self, round: server.version, seed: server.seed, lost });
+    }
+}
+
+impl SecAggError {
+    /// Whether it is for the clients that are missing, so that another round may have a sum.
+    pub fn is_for_want_of_clients(&self) -> bool {
+        matches!(self, Self::TooFew { .. } | Self::Lost { .. } | Self::Disconnected)
     }
 }
 
@@ -200,10 +220,8 @@ impl Setup {
         length: usize,
         seed: u64,
     ) -> Result<Self, SecAggError> {
+        settings.check(clients.len())?;
         let least = settings.least.max(2) as usize;
-        if clients.len() < least {
-            return Err(SecAggError::TooFew { found: clients.len(), wanted: least });
-        }
         let Degree { neighbours, threshold } = degree(clients.len(), settings.corrupt, settings.lost)?;
         let number = FixedPoint::new(settings.limit, clients.len())?;
         let graph = Graph::new(clients, neighbours, seed)?;

@@ -1,5 +1,7 @@
 //! One run: a strategy with a seed, round after round.
 
+mod together;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -8,7 +10,7 @@ use swarmloom_classifiers::{Inversion, LocalSpec, Model, Recovered, Trained};
 use swarmloom_federated::attack::Attack;
 use swarmloom_federated::compress::Compression;
 use swarmloom_federated::inversion::{Decisions, Treatment};
-use swarmloom_federated::privacy::Protection;
+use swarmloom_federated::privacy::{Exposure, Protection};
 use swarmloom_federated::secagg;
 use swarmloom_federated::{AggregateError, Combine, Memory, Rule, Server, Start, Strategy, Update, strategy};
 use swarmloom_population::{
@@ -107,6 +109,8 @@ struct State {
     recovered: BTreeMap<u32, Arc<Recovered>>,
     /// What compression has left out of each client's updates so far.
     residuals: BTreeMap<u32, Vec<f32>>,
+    /// How many updates of each client were aggregated, where privacy counts them.
+    sent: BTreeMap<u32, u64>,
     record: Record,
     bytes: [u64; 2],
     /// Sum and number of losses since the last evaluation.
@@ -176,8 +180,9 @@ impl<'a> Course<'a> {
     ///
     /// # Errors
     /// [`SimulationError`] where settings are out of range or do not go together.
-    pub fn new(setup: &'a Setup<'a>, entry: Entry, seed: u64) -> Result<Self, SimulationError> {
+    pub fn new(setup: &'a Setup<'a>, mut entry: Entry, seed: u64) -> Result<Self, SimulationError> {
         let clients = setup.population.clients;
+        together::settle(setup, &mut entry)?;
         let parts = partition(
             &setup.partition,
             &setup.data.labels,
@@ -195,9 +200,7 @@ impl<'a> Course<'a> {
             };
         }
         let population = Population::new(&spec, &holdings, derived(seed, Purpose::Population, 0))?;
-        let bytes_down = 4 * setup.model.parameters() as u64;
-        let compressed = entry.compression.map(|compression| compression.bytes(setup.model.parameters()) as u64);
-        let bytes_up = compressed.unwrap_or(bytes_down);
+        let [bytes_down, bytes_up] = together::bytes(setup, &entry)?;
         let work = Work { epochs: setup.local.epochs, bytes_down, bytes_up };
         let timeline = Timeline::new(
             Arc::new(population),
@@ -225,6 +228,7 @@ impl<'a> Course<'a> {
             starts: BTreeMap::new(),
             recovered: BTreeMap::new(),
             residuals: BTreeMap::new(),
+            sent: BTreeMap::new(),
             record,
             bytes: [0; 2],
             losses: (0.0, 0),
@@ -306,12 +310,21 @@ impl<'a> Course<'a> {
         self.begin(&round);
         self.train(&round.arrivals, executor)?;
         let updates = self.collect(&round.arrivals);
-        match self.aggregate(&round, updates, executor) {
-            Err(SimulationError::Aggregate { error: AggregateError::NotFinite { .. }, .. }) => {
+        // What a failed aggregation leaves is half changed.
+        let may_lack = self.entry.combine.individual() || self.entry.secure.is_some();
+        let before = may_lack.then(|| self.state.memory.clone());
+        match (self.aggregate(&round, updates, executor), before) {
+            (Err(SimulationError::Aggregate { error: AggregateError::Combine(error), .. }), Some(before))
+                if error.is_for_want_of_updates() =>
+            {
+                self.state.memory = before;
+                self.state.record.tally.skipped += 1;
+            }
+            (Err(SimulationError::Aggregate { error: AggregateError::NotFinite { .. }, .. }), _) => {
                 self.diverge(round.seconds);
                 return Ok(false);
             }
-            aggregated => aggregated?,
+            (aggregated, _) => aggregated?,
         }
         let State { version, parameters, record, bytes, history, starts, .. } = &mut self.state;
         *version += 1;
@@ -429,7 +442,7 @@ impl<'a> Course<'a> {
         let mut updates = Vec::with_capacity(arrivals.len());
         for arrival in arrivals {
             let Some(trained) = self.ready.remove(&arrival.task) else { continue };
-            let State { version, memory, starts, record, losses, .. } = &mut self.state;
+            let State { version, memory, starts, record, losses, sent, .. } = &mut self.state;
             let begun = starts.remove(&arrival.task);
             let start = Start {
                 parameters: begun.as_ref().and_then(|begun| begun.parameters.as_deref().map(<[f32]>::to_vec)),
@@ -438,6 +451,9 @@ impl<'a> Course<'a> {
             let rate = self.setup.local.learning_rate;
             let control = self.strategy.control(memory, arrival.client, &start, &trained.delta, trained.steps, rate);
             record.tally.update(version.saturating_sub(arrival.base));
+            if self.entry.protection.is_some() {
+                *sent.entry(arrival.client).or_default() += 1;
+            }
             losses.0 += f64::from(trained.loss);
             losses.1 += 1;
             updates.push(Update {
@@ -478,7 +494,7 @@ impl<'a> Course<'a> {
             protection.protect(&mut self.state.memory, &server, &mut updates);
         }
         if let Some(secure) = &self.entry.secure {
-            secure.prepare(&mut self.state.memory, &server, 0);
+            secure.prepare(&mut self.state.memory, &server, round.dropped);
         }
         let next = self.strategy.aggregate(&mut self.state.memory, &server, &updates);
         let next = next.map_err(|error| SimulationError::Aggregate {
@@ -572,6 +588,11 @@ impl<'a> Course<'a> {
             };
             let record = &mut self.state.record;
             record.inversion_seconds += seconds;
+            // What has exploded is no data: the update stays as it is, and the client's next inversion does not begin there.
+            if ![found.cosine, found.norm, found.difference].iter().all(|value| value.is_finite()) {
+                inverted.push(None);
+                continue;
+            }
             record.tally.inverted += 1;
             record.tally.cosine += f64::from(found.cosine);
             record.tally.norm += f64::from(found.norm);
@@ -601,13 +622,16 @@ impl<'a> Course<'a> {
                 sum[1] += count[1];
             }
         }
-        let State { version, record, bytes: [bytes_down, bytes_up], losses, .. } = &mut self.state;
+        let State { version, record, bytes: [bytes_down, bytes_up], losses, sent, .. } = &mut self.state;
         let loss = (losses.0 / f64::from(losses.1.max(1))) as f32;
         *losses = (0.0, 0);
         let (version, bytes_down, bytes_up) = (*version, *bytes_down, *bytes_up);
-        let per_round = record.tally.updates as f64 / version.max(1) as f64;
-        let clients = self.setup.population.clients;
-        record.epsilon = self.entry.protection.map(|protection| protection.spent(version, per_round, clients));
+        let exposure = Exposure {
+            aggregations: version,
+            drawn: together::drawn(&self.entry, self.setup.population.clients),
+            most: sent.values().copied().max().unwrap_or(0),
+        };
+        record.epsilon = self.entry.protection.map(|protection| protection.spent(&exposure));
         record.evaluations.push(Evaluation { version, seconds, bytes_down, bytes_up, classes, loss });
         Ok(())
     }

@@ -30,7 +30,7 @@ pub enum Transform {
     Invert,
     /// Left becomes right.
     Mirror,
-    /// A quarter turn; only for square images.
+    /// A quarter turn; only for square images, others stay as they are.
     Turn,
 }
 
@@ -49,6 +49,19 @@ pub struct Drift {
 }
 
 impl Drift {
+    /// Whether samples of this shape, channels, height and width, can change so.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, [_, height, width]: [usize; 3]) -> Result<(), String> {
+        match self.transform {
+            Transform::Turn if height != width => {
+                Err(format!("only square images can be turned, these are {width} by {height}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The part of the samples that have changed at a version.
     pub fn part(&self, version: u64) -> f64 {
         (version.saturating_sub(self.from) as f64 / self.over.max(1) as f64).clamp(0.0, 1.0)
@@ -61,6 +74,7 @@ impl Transform {
         match self {
             Self::Invert => sample.iter_mut().for_each(|value| *value = 1.0 - *value),
             Self::Mirror => sample.chunks_exact_mut(width.max(1)).for_each(<[f32]>::reverse),
+            Self::Turn if height != width => {}
             Self::Turn => {
                 for image in sample.chunks_exact_mut((height * width).max(1)) {
                     let before = image.to_vec();
@@ -128,6 +142,9 @@ mod tests {
         };
         assert_eq!(apply(Transform::Invert, [1, 2, 2]), [1.0, 0.75, 0.5, 0.0]);
         assert_eq!(apply(Transform::Mirror, [1, 2, 2]), [0.25, 0.0, 1.0, 0.5]);
+        assert_eq!(apply(Transform::Turn, [1, 1, 4]), apply(Transform::Turn, [1, 4, 1]));
+        let drift = |transform| Drift { transform, from: 0, over: 1 };
+        assert!(drift(Transform::Turn).check([1, 8, 4]).is_err() && drift(Transform::Mirror).check([1, 8, 4]).is_ok());
         // Clockwise: the left column becomes the upper row.
         assert_eq!(apply(Transform::Turn, [1, 2, 2]), [0.5, 0.0, 1.0, 0.25]);
     }

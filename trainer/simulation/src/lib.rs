@@ -43,6 +43,14 @@ pub enum SimulationError {
     /// The strategy's settings.
     #[error(transparent)]
     Rule(#[from] RuleError),
+    /// A strategy's settings do not go with those of the simulation.
+    #[error("{strategy}: {why}")]
+    Setting {
+        /// Which.
+        strategy: String,
+        /// What does not go together.
+        why: String,
+    },
     /// The strategy found no next version.
     #[error("{strategy}, seed {seed}: {error}")]
     Aggregate {

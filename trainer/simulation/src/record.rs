@@ -41,6 +41,8 @@ pub struct Tally {
     pub dropped: u64,
     /// Updates that came too late.
     pub late: u64,
+    /// Versions that stayed what the ones before them were, for want of updates for a robust rule or a secure sum.
+    pub skipped: u64,
     /// How many updates had each staleness, in versions.
     pub staleness: Vec<u64>,
     /// Stale updates that were inverted.

@@ -11,11 +11,12 @@ pub struct Revealed {
     /// How much of the client's classes the recovered labels tell: 1 less half the sum of absolute differences between the
     /// two distributions, 0 to 1.
     pub labels: f64,
-    /// The part of recovered samples that the server's model takes for what their label says: near 1 where they look like
-    /// their class, near one over the classes where they do not.
+    /// The part of recovered samples that the server's model of now takes for what their label says. A model that does not
+    /// know the class yet takes nothing for it, whatever they look like.
     pub classified: f64,
-    /// The distance of recovered samples to the nearest of the client's, over that to the nearest of as many test samples:
-    /// root mean squares. Near 1 where they are no nearer to the client's than to anybody's.
+    /// The distance of recovered samples to the nearest of the client's, over that to the nearest of as many test samples of
+    /// the same classes, if there are so many: root mean squares. Near 1 where they are no nearer to the client's than to
+    /// anybody's.
     pub nearness: f64,
 }
 
@@ -38,7 +39,9 @@ pub fn reveal(
     let apart: f64 = shares.iter().map(|[found, held]| (found - held).abs()).sum();
     let counts = worker.score(parameters, Samples { features: &found.features, labels: &labels })?;
     let right: u32 = counts.iter().map(|[right, _]| right).sum();
-    let others = &data.test_features[..held.0.len().min(data.test_features.len())];
+    let alike = data.test_features.chunks_exact(width).zip(data.test_labels.iter());
+    let alike = alike.filter(|(_, label)| held.1.contains(label)).map(|(row, _)| row);
+    let others: Vec<f32> = alike.take(held.1.len()).flatten().copied().collect();
     let nearest = |rows: &[f32]| -> f64 {
         let of = |sample: &[f32]| {
             let distances = rows.chunks_exact(width).map(|row| swarmloom_kernels::norms::squared_distance(sample, row));
@@ -50,7 +53,7 @@ pub fn reveal(
     Ok(Revealed {
         labels: 1.0 - 0.5 * apart,
         classified: f64::from(right) / labels.len().max(1) as f64,
-        nearness: nearest(held.0) / nearest(others).max(1e-12),
+        nearness: nearest(held.0) / nearest(&others).max(1e-12),
     })
 }
 

@@ -3,28 +3,21 @@
 use swarmloom_kernels::{norms, robust};
 
 use super::distances::Distances;
-use super::{CombineError, sum};
-
-/// Refuses less than `wanted` vectors. Without faulty ones, any number will do.
-pub(super) fn enough(by: &'static str, found: usize, faulty: usize, wanted: usize) -> Result<(), CombineError> {
-    if faulty == 0 || found >= wanted { Ok(()) } else { Err(CombineError::TooFew { by, found, faulty, wanted }) }
-}
+use super::sum;
 
 /// Neighbours that a score of Krum's counts: at least one.
 fn scored(count: usize, faulty: usize) -> usize {
     count.saturating_sub(faulty + 2).max(1)
 }
 
-pub(super) fn krum(vectors: &[&[f32]], faulty: usize) -> Result<Vec<f32>, CombineError> {
-    enough("krum", vectors.len(), faulty, 2 * faulty + 3)?;
+pub(super) fn krum(vectors: &[&[f32]], faulty: usize) -> Vec<f32> {
     let among: Vec<usize> = (0..vectors.len()).collect();
     let scores = Distances::between(vectors).scores(&among, scored(vectors.len(), faulty));
-    Ok(vectors[least(&scores)].to_vec())
+    vectors[least(&scores)].to_vec()
 }
 
-pub(super) fn multi_krum(vectors: &[&[f32]], faulty: usize, keep: Option<u32>) -> Result<Vec<f32>, CombineError> {
+pub(super) fn multi_krum(vectors: &[&[f32]], faulty: usize, keep: Option<u32>) -> Vec<f32> {
     let count = vectors.len();
-    enough("multi-krum", count, faulty, 2 * faulty + 3)?;
     let among: Vec<usize> = (0..count).collect();
     let scores = Distances::between(vectors).scores(&among, scored(count, faulty));
     let mut order = among;
@@ -32,12 +25,11 @@ pub(super) fn multi_krum(vectors: &[&[f32]], faulty: usize, keep: Option<u32>) -
     order.truncate(keep.map_or(count - faulty, |keep| keep as usize).clamp(1, count));
     // Sums are taken in the order of the vectors.
     order.sort_unstable();
-    Ok(mean(&order.iter().map(|at| vectors[*at]).collect::<Vec<_>>()))
+    mean(&order.iter().map(|at| vectors[*at]).collect::<Vec<_>>())
 }
 
-pub(super) fn bulyan(vectors: &[&[f32]], faulty: usize) -> Result<Vec<f32>, CombineError> {
+pub(super) fn bulyan(vectors: &[&[f32]], faulty: usize) -> Vec<f32> {
     let count = vectors.len();
-    enough("bulyan", count, faulty, 4 * faulty + 3)?;
     let distances = Distances::between(vectors);
     let mut left: Vec<usize> = (0..count).collect();
     let mut chosen = Vec::new();
@@ -59,16 +51,11 @@ pub(super) fn bulyan(vectors: &[&[f32]], faulty: usize) -> Result<Vec<f32>, Comb
         let nearest = column.windows(kept).min_by(|one, other| far(one).total_cmp(&far(other)));
         nearest.map_or(0.0, middle_of)
     };
-    Ok((0..vectors[0].len()).map(&mut value).collect())
+    (0..vectors[0].len()).map(&mut value).collect()
 }
 
 pub(super) fn median(vectors: &[&[f32]]) -> Vec<f32> {
     trimmed(vectors, (vectors.len() - 1) / 2)
-}
-
-pub(super) fn trimmed_mean(vectors: &[&[f32]], faulty: usize) -> Result<Vec<f32>, CombineError> {
-    enough("trimmed-mean", vectors.len(), faulty, 2 * faulty + 1)?;
-    Ok(trimmed(vectors, faulty))
 }
 
 pub(super) fn geometric_median(vectors: &[&[f32]], iterations: u32, smoothing: f64) -> Vec<f32> {
@@ -132,7 +119,7 @@ pub(super) fn mixed(vectors: &[&[f32]], faulty: usize) -> Vec<Vec<f32>> {
 }
 
 /// The mean of each coordinate without its `trim` least and largest values.
-fn trimmed(vectors: &[&[f32]], trim: usize) -> Vec<f32> {
+pub(super) fn trimmed(vectors: &[&[f32]], trim: usize) -> Vec<f32> {
     let mut out = vec![0.0; vectors[0].len()];
     if vectors.len() <= robust::MOST_VECTORS {
         robust::trimmed_mean(vectors, trim, &mut out);

@@ -104,7 +104,13 @@ fn settings_are_read_and_checked() {
     let adaptive = Some(Adaptive::default());
     assert_eq!(central, Protection::Central { clip: 1.0, noise: 1.1, delta: 1e-5, adaptive });
     assert_eq!(central.check(), Ok(()));
-    assert!((central.spent(1000, 1.0, 100) - epsilon(1.1, 0.01, 1000, 1e-5)).abs() < 1e-12);
+    let exposure = Exposure { aggregations: 1000, drawn: Some(0.01), most: 17 };
+    assert!((central.spent(&exposure) - epsilon(1.1, 0.01, 1000, 1e-5)).abs() < 1e-12);
+    // Not drawn by chance, each of a client's updates tells all that it can.
+    let in_turn = Exposure { drawn: None, ..exposure };
+    assert!((central.spent(&in_turn) - epsilon(1.1, 1.0, 17, 1e-5)).abs() < 1e-12);
+    let local = Protection::Local { clip: 1.0, epsilon: 0.5, delta: 1e-5 };
+    assert_eq!(local.spent(&exposure), 8.5);
     for text in [
         "trust = \"central\"\nclip = 0.0\nnoise = 1.0",
         "trust = \"central\"\nclip = 1.0\nnoise = -1.0",

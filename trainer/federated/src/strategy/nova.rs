@@ -17,20 +17,20 @@ use crate::update::{Server, Update};
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FedNova {
-    /// Momentum of the clients' local training.
-    pub momentum: f64,
+    /// Momentum of the clients' local training; none where nobody says.
+    pub momentum: Option<f64>,
 }
 
 impl FedNova {
     fn gradients(&self, steps: u32) -> f64 {
-        let (steps, m) = (f64::from(steps), self.momentum);
+        let (steps, m) = (f64::from(steps), self.momentum.unwrap_or(0.0));
         (steps - m * (1.0 - m.powf(steps)) / (1.0 - m)) / (1.0 - m)
     }
 }
 
 impl Checked for FedNova {
     fn check(&self, _: &Combine) -> Result<(), RuleError> {
-        let momentum = self.momentum;
+        let momentum = self.momentum.unwrap_or(0.0);
         check("fednova", "momentum", momentum, (0.0..1.0).contains(&momentum), "it is at least 0 and below 1")
     }
 }

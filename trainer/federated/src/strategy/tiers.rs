@@ -25,8 +25,8 @@ use crate::update::{Local, Server, Update};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FedAt {
-    /// How many tiers there are.
-    pub tiers: u32,
+    /// How many tiers there are; 5 where nobody says.
+    pub tiers: Option<u32>,
     /// Weight of the clients' proximal term.
     pub mu: f64,
     /// What tiers weigh.
@@ -46,13 +46,20 @@ pub enum Weigh {
 
 impl Default for FedAt {
     fn default() -> Self {
-        Self { tiers: 5, mu: 0.0, weigh: Weigh::Opposite }
+        Self { tiers: None, mu: 0.0, weigh: Weigh::Opposite }
+    }
+}
+
+impl FedAt {
+    fn tiers(&self) -> u32 {
+        self.tiers.unwrap_or(5)
     }
 }
 
 impl Checked for FedAt {
     fn check(&self, _: &Combine) -> Result<(), RuleError> {
-        check("fedat", "tiers", self.tiers.into(), (1..=1000).contains(&self.tiers), "there are 1 to 1000 tiers")?;
+        let tiers = self.tiers();
+        check("fedat", "tiers", tiers.into(), (1..=1000).contains(&tiers), "there are 1 to 1000 tiers")?;
         check("fedat", "mu", self.mu, self.mu >= 0.0 && self.mu.is_finite(), "a weight is not negative")
     }
 }
@@ -75,7 +82,7 @@ impl Strategy for Of<FedAt> {
         if arrived(server, updates, &self.combine, Weights::Samples)?.is_none() {
             return Ok(server.parameters.to_vec());
         }
-        let last = self.rule.tiers - 1;
+        let last = self.rule.tiers() - 1;
         for tier in 0..=last {
             let of_tier: Vec<Update> = updates.iter().filter(|update| update.tier.min(last) == tier).cloned().collect();
             let Some(all) = arrived(server, &of_tier, &self.combine, Weights::Samples)? else {
@@ -104,7 +111,7 @@ impl Strategy for Of<FedAt> {
 
 /// What each tier that was ever updated weighs, in their order.
 fn weights(memory: &Memory, rule: &FedAt) -> Vec<f64> {
-    let opposite = |tier: &u32| memory.tiers.get(&(rule.tiers - 1 - tier)).map_or(0, |tier| tier.updates);
+    let opposite = |tier: &u32| memory.tiers.get(&(rule.tiers() - 1 - tier)).map_or(0, |tier| tier.updates);
     let count = |(tier, of): (&u32, &Tier)| match rule.weigh {
         Weigh::Opposite => opposite(tier) as f64,
         Weigh::Samples => of.samples as f64,

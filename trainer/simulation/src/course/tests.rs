@@ -100,6 +100,7 @@ fn threads_and_interruptions_change_nothing() {
         let (record, state) = world.run(&setup, &entry, 1, None, 99);
         assert_eq!(record.evaluations.len(), 5, "{}", entry.name);
         assert!(record.tally.updates > 40, "{}", entry.name);
+        assert_eq!(record.tally.inverted > 0, entry.name == "inversion", "{}", entry.name);
         assert_eq!(world.run(&setup, &entry, 3, None, 99), (record.clone(), state.clone()), "{}", entry.name);
         let (_, half) = world.run(&setup, &entry, 2, None, 7);
         assert_eq!(world.run(&setup, &entry, 2, Some(&half), 99), (record, state), "{}", entry.name);
@@ -262,11 +263,79 @@ fn what_travels_and_what_is_told() {
     let mut private = Entry { protection: Some(central), ..base.clone() };
     private.combine.weights = Some(swarmloom_federated::Weights::Uniform);
     let (record, _) = world.run(&setup, &private, 2, None, 99);
-    assert_eq!(record.epsilon, Some(central.spent(20, 10.0, 20)));
+    // In turn, every client has sent ten of the two hundred updates, and nobody may hope not to be asked.
+    let exposure = Exposure { aggregations: 20, drawn: None, most: 10 };
+    assert_eq!(record.epsilon, Some(central.spent(&exposure)));
+    let (drawn, _) = world.run(&setup, &Entry { selection: Selection::Uniform, ..private.clone() }, 2, None, 99);
+    assert_eq!(drawn.epsilon, Some(central.spent(&Exposure { drawn: Some(0.5), ..exposure })));
+    assert!(drawn.epsilon < record.epsilon);
 
     let secure = Entry { secure: Some(secagg::Settings::default()), ..base };
     let (summed, _) = world.run(&setup, &secure, 2, None, 99);
     assert!((summed.last(&[]) - plain.last(&[])).abs() < 0.03, "{} {}", summed.last(&[]), plain.last(&[]));
+}
+
+/// Clients that are lost may leave too few for a robust rule or a secure sum: those versions are as the ones before, and the run
+/// goes on, with the same bits on one thread and on three.
+#[test]
+fn a_round_with_too_few_updates_changes_nothing() {
+    let world = World::new();
+    let mut setup = world.setup(20, Partition::Iid {}, None);
+    setup.population.dropout = 0.4;
+    let krum = Combine::by(By::Krum { f: Faulty::Count(2) });
+    let base = Entry {
+        mode: Mode::Synchronous { per_round: 8, over_selection: 0.0, deadline_s: Some(1e6) },
+        ..entry(Rule::FedAvg(Default::default()))
+    };
+    for entry in [
+        Entry { combine: krum, ..base.clone() },
+        Entry { secure: Some(secagg::Settings { least: 5, ..Default::default() }), ..base },
+    ] {
+        let (record, state) = world.run(&setup, &entry, 1, None, 99);
+        let skipped = record.tally.skipped;
+        assert!(record.evaluations.len() == 8 && skipped > 0 && skipped < 20, "{skipped}");
+        if entry.secure.is_none() {
+            assert_eq!(world.run(&setup, &entry, 3, None, 99), (record, state));
+        }
+    }
+}
+
+#[test]
+fn settings_that_do_not_go_together_are_refused() {
+    let world = World::new();
+    let mut setup = world.setup(20, Partition::Iid {}, None);
+    let synchronous = Mode::Synchronous { per_round: 10, over_selection: 0.0, deadline_s: None };
+    let base = Entry { mode: synchronous, ..entry(Rule::FedAvg(Default::default())) };
+    let buffered = Mode::Buffered { concurrency: 5, buffer: 2, max_staleness: None, force_after: None };
+    let rule = |text: &str| -> Rule { Rule::all().into_iter().find(|rule| rule.name() == text).expect("a rule") };
+    let mut tiers = rule("fedat");
+    if let Rule::FedAt(rule) = &mut tiers {
+        rule.tiers = Some(3);
+    }
+    let central = Protection::Central { clip: 1.0, noise: 1.0, delta: 1e-5, adaptive: None };
+    let flip = Attackers { part: 0.2, what: Attack::LabelFlip { from: Some(3), to: Some(10) } };
+    let krum = Combine::by(By::Krum { f: Faulty::Part(0.4) });
+    let says = |setup: &Setup<'_>, entry: Entry| Course::new(setup, entry, 1).expect_err("refused").to_string();
+    let cases = [
+        (Entry { rule: tiers, mode: Mode::Tiered { tiers: 5, per_tier: 2 }, ..base.clone() }, "the server has 5"),
+        (Entry { combine: krum, ..base.clone() }, "needs at least 11, and 10 arrived"),
+        (
+            Entry { secure: Some(Default::default()), mode: buffered.clone(), ..base.clone() },
+            "2 clients finished, and 3",
+        ),
+        (Entry { protection: Some(central), mode: buffered, ..base.clone() }, "quick ones may have several"),
+        (Entry { attackers: Some(flip), ..base.clone() }, "none is 10"),
+    ];
+    for (entry, wanted) in cases {
+        let found = says(&setup, entry);
+        assert!(found.contains(wanted), "{found}");
+    }
+    assert!(Course::new(&setup, Entry { rule: rule("fednova"), ..base.clone() }, 1).is_ok());
+    (setup.local.momentum, setup.local.proximal) = (0.5, 0.1);
+    assert!(says(&setup, Entry { rule: rule("scaffold"), ..base.clone() }).contains("without momentum"));
+    assert!(says(&setup, Entry { rule: rule("inversion"), ..base.clone() }).contains("proximal"));
+    // FedNova learns of it.
+    assert!(Course::new(&setup, Entry { rule: rule("fednova"), ..base }, 1).is_ok());
 }
 
 #[test]
