@@ -154,6 +154,6 @@ mod tests {
                 runs.insert(crate::book::TaskBook::from_table(&name, &text, run).expect("a book").0.id());
             }
         }
-        assert_eq!((runs.len(), simulations), (1, 3));
+        assert_eq!((runs.len(), simulations), (1, 8));
     }
 }
