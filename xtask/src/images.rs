@@ -57,7 +57,7 @@ pub(crate) fn simulate(workspace: &Workspace, images: &Path) -> Result<()> {
     let file = out.join("fashion.toml");
     fs::write(&file, shorter(&example, images)?)?;
     let mut check = process::command(&binary);
-    check.args(["data", "check"]).arg(images);
+    check.args(["data", "check", "fashion-mnist", "--under"]).arg(images.parent().unwrap_or(images));
     process::output(check)?;
     let mut simulate = process::command(&binary);
     simulate.args(["--json", "simulate", "--restart", "--out"]).arg(&out).arg(&file);
