@@ -75,17 +75,16 @@ pub(crate) fn run(args: &SimulateArgs, as_json: bool) -> anyhow::Result<()> {
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("simulation-{}", slug(&file.name))));
-    let begun = Instant::now();
-    // What does not go together is said before anything is computed or written.
-    let (mut loader, mut first) = (Loader::default(), None);
-    for (_, file) in &variants {
-        let prepared = loader.prepare(file, (&name, &text), variants.len() > 1)?;
-        first.get_or_insert(prepared);
-    }
     let group = ranks::join(Duration::from_secs(args.wait))?.map(Mutex::new);
     let leads = group.as_ref().is_none_or(|group| lock(group).rank() == 0);
-    if leads {
-        std::fs::create_dir_all(&out).with_context(|| format!("the folder {}", out.display()))?;
+
+    let begun = Instant::now();
+    let (mut loader, several) = (Loader::default(), variants.len() > 1);
+    if several {
+        // What does not go together is said before anything is computed or written.
+        for (_, file) in &variants {
+            loader.prepare(file, (&name, &text), several)?;
+        }
     }
     let (mut done, mut width) = (Vec::new(), threads);
     for (number, (values, file)) in variants.iter().enumerate() {
@@ -97,10 +96,7 @@ pub(crate) fn run(args: &SimulateArgs, as_json: bool) -> anyhow::Result<()> {
         );
         let means = Means { threads, group: group.as_ref(), leads };
         let saved = Saved { states: &states, stamp: &stamp, restart: args.restart };
-        let prepared = match first.take() {
-            Some(prepared) => prepared,
-            None => loader.prepare(file, (&name, &text), true)?,
-        };
+        let prepared = loader.prepare(file, (&name, &text), several)?;
         let (simulated, all) = simulate(file, &prepared, &label, means, saved)?;
         done.push(simulated);
         width = all;

@@ -249,11 +249,7 @@ impl File {
         let (population, trace) = Self::population(&mut part, or_empty("population"));
         let evaluation: Option<EvaluationTable> = part.read("evaluation", or_empty("evaluation"));
         let inversion: Option<Inversion> = part.read("inversion", or_empty("inversion"));
-        let server = get("server").and_then(|value| match value {
-            Value::Table(table) => Some(table),
-            _ => None,
-        });
-        let strategies = Self::strategies(&mut part, &table, server.unwrap_or_default(), inversion.unwrap_or_default());
+        let strategies = Self::strategies(&mut part, &table, inversion.unwrap_or_default());
         let sweep: Option<BTreeMap<String, Vec<Value>>> = part.read("sweep", or_empty("sweep"));
         if seeds.as_ref().is_some_and(Vec::is_empty) {
             part.wrong("seeds", "at least one is needed");
@@ -330,16 +326,7 @@ impl File {
                     table,
                 })
             }
-            _ => {
-                // What `[server]` says is read for every strategy.
-                let mut errors: Vec<Located> = Vec::new();
-                for error in part.errors {
-                    if !errors.contains(&error) {
-                        errors.push(error);
-                    }
-                }
-                Err(ConfigErrors(errors))
-            }
+            _ => Err(ConfigErrors(part.errors)),
         }
     }
 
@@ -387,7 +374,7 @@ impl File {
     }
 
     /// `[[strategy]]`: each with what `[server]`, `[inversion]` and `[attackers]` say, unless it says otherwise.
-    fn strategies(part: &mut Part<'_>, table: &Table, server: Table, inversion: Inversion) -> Option<Vec<Entry>> {
+    fn strategies(part: &mut Part<'_>, table: &Table, inversion: Inversion) -> Option<Vec<Entry>> {
         let found = match table.get("strategy") {
             Some(Value::Array(found)) if !found.is_empty() => found,
             _ => {
@@ -396,6 +383,7 @@ impl File {
             }
         };
         let mut entries: Vec<Entry> = Vec::new();
+        let server = table.get("server").map(|server| Self::server(part, "server", server.clone()));
         let shared: Option<Attackers> = part.optional("attackers", table.get("attackers").cloned());
         if let Some(Err(error)) = shared.map(|shared| shared.check()) {
             part.wrong("attackers", &error);
@@ -413,15 +401,14 @@ impl File {
             let mut optional = |key: &str| own.remove(key);
             let (attack, protection, compression, secure) =
                 (optional("attackers"), optional("privacy"), optional("compression"), optional("secure"));
-            let server = match own.remove("server") {
-                Some(Value::Table(own)) => own,
-                Some(_) => {
-                    part.wrong(&format!("{path}.server"), "it is a table");
-                    continue;
+            let (mode, selection) = match (own.remove("server"), &server) {
+                (Some(own), _) => Self::server(part, &format!("{path}.server"), own),
+                (None, Some(shared)) => shared.clone(),
+                (None, None) => {
+                    part.wrong(&path, "`[server]` is missing: kind = \"synchronous\" with per_round = 10, for example");
+                    (None, None)
                 }
-                None => server.clone(),
             };
-            let (mode, selection) = Self::server(part, &path, server);
             let rule: Option<Rule> = part.read(&path, Value::Table(own));
             let combine: Option<Combine> = part.read(&format!("{path}.combine"), combine);
             let inversion = match own_inversion {
@@ -486,16 +473,12 @@ impl File {
         Some(entries)
     }
 
-    fn server(part: &mut Part<'_>, of: &str, mut server: Table) -> (Option<Mode>, Option<Selection>) {
-        let path = if server.is_empty() { String::new() } else { "server".to_owned() };
-        let selection = server.remove("selection");
+    /// A table that says how the server works, at `path`.
+    fn server(part: &mut Part<'_>, path: &str, mut server: Value) -> (Option<Mode>, Option<Selection>) {
+        let selection = server.as_table_mut().and_then(|table| table.remove("selection"));
         let selection =
             selection.map_or(Some(Selection::default()), |value| part.read(&format!("{path}.selection"), value));
-        if server.is_empty() {
-            part.wrong(of, "`[server]` is missing: kind = \"synchronous\" with per_round = 10, for example");
-            return (None, selection);
-        }
-        (part.read(&path, Value::Table(server)), selection)
+        (part.read(path, server), selection)
     }
 
     /// The strategy that the others are compared with.

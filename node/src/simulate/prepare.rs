@@ -69,7 +69,7 @@ impl Loader {
             Course::new(&setup, entry.clone(), file.seeds[0])
                 .map_err(|error| wrong(&place(&error), &error.to_string()))?;
         }
-        let stamp = format!("{stamp}{:016x}", fingerprint(&data));
+        let stamp = format!("{stamp}{:016x}", data.fingerprint());
         Ok(Prepared { data, groups, model, stamp })
     }
 }
@@ -104,29 +104,6 @@ fn data(file: &File, split: Split) -> (Data, Option<Vec<u32>>) {
     (data, train.groups)
 }
 
-/// Of every value (FNV-1a in four lanes): tells files that have changed from those that have not, and hides nothing.
-fn fingerprint(data: &Data) -> u64 {
-    const PRIME: u64 = 0x0000_0100_0000_01b3;
-    let mut lanes = [0xcbf2_9ce4_8422_2325_u64; 4];
-    let mut mix = |values: &mut dyn Iterator<Item = [u64; 4]>| {
-        for four in values {
-            for (lane, value) in lanes.iter_mut().zip(four) {
-                *lane = (*lane ^ value).wrapping_mul(PRIME);
-            }
-        }
-    };
-    for features in [&data.features, &data.test_features] {
-        let (fours, rest) = features.as_chunks::<4>();
-        mix(&mut fours.iter().map(|four| four.map(|value| u64::from(value.to_bits()))));
-        mix(&mut rest.iter().map(|value| [u64::from(value.to_bits()); 4]));
-    }
-    for labels in [&data.labels, &data.test_labels] {
-        mix(&mut labels.iter().map(|label| [u64::from(*label); 4]));
-        mix(&mut std::iter::once([labels.len() as u64; 4]));
-    }
-    lanes.into_iter().fold(0, |all: u64, lane| (all ^ lane).wrapping_mul(PRIME).rotate_left(23))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,26 +113,6 @@ mod tests {
     fn prepare(text: &str) -> anyhow::Result<Prepared> {
         let file = File::parse("x.toml", text)?;
         Loader::default().prepare(&file, ("x.toml", text), false)
-    }
-
-    #[test]
-    fn fingerprints_tell_any_change() {
-        let data = |change: &dyn Fn(&mut Split)| {
-            let mut split = swarmloom_datasets::digits();
-            change(&mut split);
-            fingerprint(&super::data(&File::parse("x.toml", FILE).expect("sound"), split).0)
-        };
-        let same = data(&|_| {});
-        assert_eq!(data(&|_| {}), same);
-        let changes: [&dyn Fn(&mut Split); 4] = [
-            &|split| split.train.features[70_001] += 0.01,
-            &|split| split.train.labels.swap(0, 1),
-            &|split| split.test.features.swap(0, 20),
-            &|split| split.test.labels[300] ^= 1,
-        ];
-        for (number, change) in changes.into_iter().enumerate() {
-            assert_ne!(data(change), same, "{number}");
-        }
     }
 
     /// A file that is sorted by class has samples of all classes among those that are tested.

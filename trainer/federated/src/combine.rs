@@ -213,17 +213,6 @@ pub enum CombineError {
     },
 }
 
-impl CombineError {
-    /// Whether it is for the updates that are missing, so that another round may have a combination.
-    pub fn is_for_want_of_updates(&self) -> bool {
-        match self {
-            Self::TooFew { .. } => true,
-            Self::Secure(error) => error.is_for_want_of_clients(),
-            Self::Hidden { .. } => false,
-        }
-    }
-}
-
 impl By {
     /// Its name, as files have it.
     pub fn name(&self) -> &'static str {

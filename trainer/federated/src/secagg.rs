@@ -74,12 +74,16 @@ impl Settings {
     /// # Errors
     /// [`SecAggError`] with the setting.
     pub fn check(&self, clients: usize) -> Result<(), SecAggError> {
-        let wanted = self.least.max(2) as usize;
-        if clients < wanted {
-            return Err(SecAggError::TooFew { found: clients, wanted });
+        self.fitted(clients).map(|_| ())
+    }
+
+    /// Clients that have to finish at least, neighbours of each, and how values are integers, for so many clients.
+    fn fitted(&self, clients: usize) -> Result<(usize, Degree, FixedPoint), SecAggError> {
+        let least = self.least.max(2) as usize;
+        if clients < least {
+            return Err(SecAggError::TooFew { found: clients, wanted: least });
         }
-        degree(clients, self.corrupt, self.lost)?;
-        FixedPoint::new(self.limit, clients).map(|_| ())
+        Ok((least, degree(clients, self.corrupt, self.lost)?, FixedPoint::new(self.limit, clients)?))
     }
 
     /// Lets the next mean of an aggregation be a secure sum, for which `lost` further clients shared their secrets. Call it
@@ -220,10 +224,7 @@ impl Setup {
         length: usize,
         seed: u64,
     ) -> Result<Self, SecAggError> {
-        settings.check(clients.len())?;
-        let least = settings.least.max(2) as usize;
-        let Degree { neighbours, threshold } = degree(clients.len(), settings.corrupt, settings.lost)?;
-        let number = FixedPoint::new(settings.limit, clients.len())?;
+        let (least, Degree { neighbours, threshold }, number) = settings.fitted(clients.len())?;
         let graph = Graph::new(clients, neighbours, seed)?;
         Ok(Self { round, graph, threshold, least, length, number })
     }

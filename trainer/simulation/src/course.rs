@@ -1,5 +1,6 @@
 //! One run: a strategy with a seed, round after round.
 
+mod aggregation;
 mod together;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -9,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use swarmloom_classifiers::{Inversion, LocalSpec, Model, Recovered, Trained};
 use swarmloom_federated::attack::Attack;
 use swarmloom_federated::compress::Compression;
-use swarmloom_federated::inversion::{Decisions, Treatment};
 use swarmloom_federated::privacy::{Exposure, Protection};
 use swarmloom_federated::secagg;
 use swarmloom_federated::{AggregateError, Combine, Memory, Rule, Server, Start, Strategy, Update, strategy};
@@ -310,21 +310,12 @@ impl<'a> Course<'a> {
         self.begin(&round);
         self.train(&round.arrivals, executor)?;
         let updates = self.collect(&round.arrivals);
-        // What a failed aggregation leaves is half changed.
-        let may_lack = self.entry.combine.individual() || self.entry.secure.is_some();
-        let before = may_lack.then(|| self.state.memory.clone());
-        match (self.aggregate(&round, updates, executor), before) {
-            (Err(SimulationError::Aggregate { error: AggregateError::Combine(error), .. }), Some(before))
-                if error.is_for_want_of_updates() =>
-            {
-                self.state.memory = before;
-                self.state.record.tally.skipped += 1;
-            }
-            (Err(SimulationError::Aggregate { error: AggregateError::NotFinite { .. }, .. }), _) => {
+        match self.aggregate(&round, updates, executor) {
+            Err(SimulationError::Aggregate { error: AggregateError::NotFinite { .. }, .. }) => {
                 self.diverge(round.seconds);
                 return Ok(false);
             }
-            (aggregated, _) => aggregated?,
+            aggregated => aggregated?,
         }
         let State { version, parameters, record, bytes, history, starts, .. } = &mut self.state;
         *version += 1;
@@ -469,43 +460,6 @@ impl<'a> Course<'a> {
         updates
     }
 
-    fn aggregate(
-        &mut self,
-        round: &Round,
-        updates: Vec<Update>,
-        executor: &dyn Executor,
-    ) -> Result<(), SimulationError> {
-        let history = self.state.history.clone();
-        let past = |version: u64| history.get(&version).map(|parameters| &parameters[..]);
-        let parameters = self.state.parameters.clone();
-        let server = Server {
-            version: round.version,
-            parameters: &parameters,
-            history: &past,
-            clients: self.setup.population.clients,
-            seed: derived(self.seed, Purpose::Strategy, 0),
-        };
-        let updates = self.sent(&server, updates)?;
-        let mut updates = match &self.entry.rule {
-            Rule::Inversion(decisions) => self.freshen(*decisions, &server, updates, executor)?,
-            _ => updates,
-        };
-        if let Some(protection @ Protection::Central { .. }) = &self.entry.protection {
-            protection.protect(&mut self.state.memory, &server, &mut updates);
-        }
-        if let Some(secure) = &self.entry.secure {
-            secure.prepare(&mut self.state.memory, &server, round.dropped);
-        }
-        let next = self.strategy.aggregate(&mut self.state.memory, &server, &updates);
-        let next = next.map_err(|error| SimulationError::Aggregate {
-            strategy: self.entry.name.clone(),
-            seed: self.seed,
-            error,
-        })?;
-        self.state.parameters = next.into();
-        Ok(())
-    }
-
     /// Ends the run: no model answers right from here on.
     fn diverge(&mut self, seconds: f64) {
         let State { version, record, bytes: [bytes_down, bytes_up], .. } = &mut self.state;
@@ -519,92 +473,6 @@ impl<'a> Course<'a> {
             record.evaluations.push(Evaluation { version, seconds, bytes_down, bytes_up, classes, loss });
         }
         record.diverged = Some(*version + 1);
-    }
-
-    /// What the server gets of the clients' updates: after local privacy, lies and compression.
-    fn sent(&mut self, server: &Server<'_>, mut updates: Vec<Update>) -> Result<Vec<Update>, SimulationError> {
-        if let Some(protection @ Protection::Local { .. }) = &self.entry.protection {
-            protection.protect(&mut self.state.memory, server, &mut updates);
-        }
-        if let Some(attackers) = &self.entry.attackers {
-            attackers.what.carry_out(server, &mut updates, |update| self.attackers.contains(&update.client));
-        }
-        if let Some(compression) = &self.entry.compression {
-            for update in &mut updates {
-                let residual = self.state.residuals.entry(update.client).or_default();
-                let seed = derived(
-                    derived(self.seed, Purpose::Compression, server.version),
-                    Purpose::Compression,
-                    update.client.into(),
-                );
-                let bytes = compression.encode(&update.delta, residual, seed);
-                let decoded = compression.decode(&bytes, update.delta.len());
-                update.delta = decoded.map_err(|error| SimulationError::State(error.to_string()))?;
-            }
-            if !compression.keeps() {
-                self.state.residuals.clear();
-            }
-        }
-        Ok(updates)
-    }
-
-    /// Turns those stale updates fresh that are worth it.
-    fn freshen(
-        &mut self,
-        decisions: Decisions,
-        server: &Server<'_>,
-        updates: Vec<Update>,
-        executor: &dyn Executor,
-    ) -> Result<Vec<Update>, SimulationError> {
-        let plan = decisions.plan(&self.state.memory, server, &updates);
-        let chosen = || updates.iter().zip(&plan).filter(|(_, treatment)| **treatment == Treatment::Invert);
-        let now = self.state.parameters.clone();
-        let mut jobs = Vec::new();
-        for (update, _) in chosen() {
-            let training = self.setup.local.repeated(update.steps);
-            jobs.push(Job::Invert {
-                from: self.base(update.base)?,
-                delta: update.delta.clone().into(),
-                now: now.clone(),
-                training,
-                spec: self.entry.inversion,
-                before: self.state.recovered.get(&update.client).cloned(),
-                seed: derived(
-                    derived(self.seed, Purpose::Inversion, update.base),
-                    Purpose::Inversion,
-                    update.client.into(),
-                ),
-                indices: self.indices.get(update.client as usize).cloned().unwrap_or_default(),
-                version: update.base,
-            });
-        }
-        let mut outcomes = executor.run(jobs)?.into_iter();
-        let mut inverted = Vec::with_capacity(updates.len());
-        for (update, treatment) in updates.iter().zip(&plan) {
-            let outcome = if *treatment == Treatment::Invert { outcomes.next() } else { None };
-            let Some(Outcome::Inverted { found, delta, revealed, seconds }) = outcome else {
-                inverted.push(None);
-                continue;
-            };
-            let record = &mut self.state.record;
-            record.inversion_seconds += seconds;
-            // What has exploded is no data: the update stays as it is, and the client's next inversion does not begin there.
-            if ![found.cosine, found.norm, found.difference].iter().all(|value| value.is_finite()) {
-                inverted.push(None);
-                continue;
-            }
-            record.tally.inverted += 1;
-            record.tally.cosine += f64::from(found.cosine);
-            record.tally.norm += f64::from(found.norm);
-            record.tally.iterations += u64::from(found.iterations);
-            let sums = &mut record.tally.revealed;
-            sums.labels += revealed.labels;
-            sums.classified += revealed.classified;
-            sums.nearness += revealed.nearness;
-            self.state.recovered.insert(update.client, Arc::new(found.data));
-            inverted.push(Some(delta));
-        }
-        Ok(decisions.settle(&mut self.state.memory, server, &updates, &inverted))
     }
 
     fn evaluate(&mut self, seconds: f64, executor: &dyn Executor) -> Result<(), SimulationError> {

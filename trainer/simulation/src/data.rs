@@ -5,6 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use swarmloom_classifiers::Samples;
 
+use crate::fnv;
+
 /// A training set that is shared out, and a test set.
 #[derive(Debug, Clone)]
 pub struct Data {
@@ -90,6 +92,28 @@ impl Transform {
 }
 
 impl Data {
+    /// A number that differs, all but surely, where any value, label or the shape does: for telling a file that has changed
+    /// from one that has not.
+    pub fn fingerprint(&self) -> u64 {
+        // Four lanes, because each step waits for the one before.
+        let mut lanes = [fnv::BASIS; 4];
+        let mut mix = |four: [u64; 4]| {
+            lanes.iter_mut().zip(four).for_each(|(lane, number)| *lane = fnv::mixed(*lane, number));
+        };
+        let [channels, height, width] = self.shape.map(|extent| extent as u64);
+        mix([channels, height, width, self.classes as u64]);
+        for features in [&self.features, &self.test_features] {
+            let (fours, rest) = features.as_chunks::<4>();
+            fours.iter().for_each(|four| mix(four.map(|value| u64::from(value.to_bits()))));
+            rest.iter().for_each(|value| mix([u64::from(value.to_bits()); 4]));
+        }
+        for labels in [&self.labels, &self.test_labels] {
+            mix([labels.len() as u64; 4]);
+            labels.iter().for_each(|label| mix([u64::from(*label); 4]));
+        }
+        lanes.into_iter().fold(fnv::BASIS, fnv::mixed)
+    }
+
     /// Values of a sample.
     pub fn width(&self) -> usize {
         self.shape.iter().product()
@@ -147,6 +171,36 @@ mod tests {
         assert!(drift(Transform::Turn).check([1, 8, 4]).is_err() && drift(Transform::Mirror).check([1, 8, 4]).is_ok());
         // Clockwise: the left column becomes the upper row.
         assert_eq!(apply(Transform::Turn, [1, 2, 2]), [0.5, 0.0, 1.0, 0.25]);
+    }
+
+    #[test]
+    fn fingerprints_tell_any_change() {
+        let split = swarmloom_datasets::digits();
+        let data = Data {
+            features: split.train.features.into(),
+            labels: split.train.labels.into(),
+            shape: split.train.shape,
+            classes: split.train.classes,
+            test_features: split.test.features.into(),
+            test_labels: split.test.labels.into(),
+        };
+        let after = |change: &dyn Fn(&mut Data)| {
+            let mut data = data.clone();
+            change(&mut data);
+            data.fingerprint()
+        };
+        assert_eq!(after(&|_| {}), data.fingerprint());
+        let changes: [&dyn Fn(&mut Data); 6] = [
+            &|data| Arc::make_mut(&mut data.features)[70_001] += 0.01,
+            &|data| Arc::make_mut(&mut data.labels).swap(0, 1),
+            &|data| Arc::make_mut(&mut data.test_features).swap(0, 20),
+            &|data| Arc::make_mut(&mut data.test_labels)[300] ^= 1,
+            &|data| data.shape = [1, 4, 16],
+            &|data| data.classes += 1,
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            assert_ne!(after(change), data.fingerprint(), "{number}");
+        }
     }
 
     #[test]

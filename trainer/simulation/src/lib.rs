@@ -8,6 +8,7 @@
 pub mod course;
 pub mod data;
 pub mod executor;
+mod fnv;
 pub mod ranks;
 pub mod record;
 pub mod reveal;

@@ -242,4 +242,8 @@ fn all_settings_are_possible() {
 fn what_all_strategies_share_is_wrong_once() {
     let text = EXAMPLE.replace("per_round = 10", "per_rounds = 10");
     assert_eq!(File::parse("x.toml", &text).expect_err("no such key").0.len(), 1);
+    let text = EXAMPLE.replace("rule = \"direct\"", "rule = \"direct\"\nserver = { kind = \"tiered\" }");
+    let errors = File::parse("x.toml", &text).expect_err("no tiers").0;
+    let line = text.lines().position(|line| line.starts_with("server = ")).expect("it is there") + 1;
+    assert_eq!((errors.len(), errors[0].line), (1, line), "{errors:?}");
 }

@@ -6,6 +6,7 @@ use swarmloom_classifiers::Model;
 
 use crate::SimulationError;
 use crate::executor::{Job, Outcome};
+use crate::fnv;
 
 /// Longest text of an error, bytes.
 const WHY_MOST: usize = 4096;
@@ -77,8 +78,8 @@ impl<'a> Reader<'a> {
 /// A number that differs where ranks have come to different jobs: of their kinds, seeds and versions, and of some of the
 /// parameters that they begin with (FNV-1a).
 pub(super) fn fingerprint<'a>(jobs: impl Iterator<Item = &'a Job>) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut add = |number: u64| hash = (hash ^ number).wrapping_mul(0x0100_0000_01b3);
+    let mut hash = fnv::BASIS;
+    let mut add = |number: u64| hash = fnv::mixed(hash, number);
     for job in jobs {
         let (numbers, values) = match job {
             Job::Train { from, indices, version, seed, .. } => ([0, *seed, *version, indices.len() as u64], from),
