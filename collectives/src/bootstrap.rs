@@ -138,18 +138,22 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_FRAME: usize = 1 << 20;
 const RETRY: Duration = Duration::from_millis(20);
 
-/// Meets all other ranks.
+/// Meets all other ranks. Rank 0 may listen at the rendezvous' address already.
 ///
 /// # Errors
 /// [`BootstrapError`], at the latest when the time is over.
-pub(crate) fn meet(at: &Rendezvous, host: Option<&str>) -> Result<Met, BootstrapError> {
+pub(crate) fn meet(
+    at: &Rendezvous,
+    host: Option<&str>,
+    listening: Option<TcpListener>,
+) -> Result<Met, BootstrapError> {
     let host = host.map_or_else(self::host, str::to_owned);
     let Rendezvous { rank, ranks, .. } = *at;
     if ranks == 0 || ranks > MAX_RANKS || rank >= ranks {
         return Err(BootstrapError::Rank { rank, ranks });
     }
     let deadline = Instant::now() + at.timeout;
-    let (listener, cards) = if rank == 0 { gather(at, host, deadline)? } else { register(at, &host, deadline)? };
+    let (listener, cards) = if rank == 0 { gather(at, host, listening, deadline)? } else { register(at, &host, deadline)? };
     let door = Door { listener, early: Mutex::default() };
     let control = connect_all(
         at,
@@ -258,12 +262,15 @@ fn admit(
 }
 
 /// Rank 0: waits for everybody's card, then gives everybody all cards.
-fn gather(at: &Rendezvous, host: String, deadline: Instant) -> Result<(TcpListener, Vec<Card>), BootstrapError> {
+fn gather(
+    at: &Rendezvous,
+    host: String,
+    listening: Option<TcpListener>,
+    deadline: Instant,
+) -> Result<(TcpListener, Vec<Card>), BootstrapError> {
     let address = at.address;
-    let rendezvous = TcpListener::bind(address).map_err(|source| BootstrapError::Address {
-        what: "cannot listen at",
-        address,
-        source,
+    let rendezvous = listening.map_or_else(|| TcpListener::bind(address), Ok).map_err(|source| {
+        BootstrapError::Address { what: "cannot listen at", address, source }
     })?;
     let listener = listen_beside(address)?;
     let mut cards: Vec<Option<Card>> = vec![None; at.ranks];
@@ -424,7 +431,7 @@ fn nonce() -> Result<[u8; 32], BootstrapError> {
     Ok(nonce)
 }
 
-fn listen_beside(address: SocketAddr) -> Result<TcpListener, BootstrapError> {
+pub(crate) fn listen_beside(address: SocketAddr) -> Result<TcpListener, BootstrapError> {
     let address = SocketAddr::new(address.ip(), 0);
     TcpListener::bind(address).map_err(|source| BootstrapError::Address { what: "cannot listen at", address, source })
 }

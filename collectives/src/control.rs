@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -80,10 +80,14 @@ const MAX_WHY: usize = 400;
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 impl Control {
-    /// Meets all ranks and starts to look after them.
-    pub(crate) fn start(at: Rendezvous, host: Option<&str>) -> Result<Self, BootstrapError> {
+    /// Meets all ranks and starts to look after them. Rank 0 may listen at the rendezvous' address already.
+    pub(crate) fn start(
+        at: Rendezvous,
+        host: Option<&str>,
+        listening: Option<TcpListener>,
+    ) -> Result<Self, BootstrapError> {
         let io = |what| move |source| BootstrapError::System { what, source };
-        let Met { door, cards, control } = bootstrap::meet(&at, host)?;
+        let Met { door, cards, control } = bootstrap::meet(&at, host, listening)?;
         let shared = Arc::new(Shared::default());
         shared.lock().inbox = (0..at.ranks).map(|_| VecDeque::new()).collect();
         let (wake_end, wake) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
@@ -114,6 +118,16 @@ impl Control {
     /// All ranks of the bootstrap.
     pub(crate) fn ranks(&self) -> usize {
         self.at.ranks
+    }
+
+    /// Where a rank of the bootstrap takes connections.
+    pub(crate) fn address(&self, rank: Rank) -> IpAddr {
+        self.cards[rank].listen.ip()
+    }
+
+    /// What only the ranks know.
+    pub(crate) fn token(&self) -> &[u8] {
+        &self.at.token
     }
 
     /// A number for each host, by rank of the bootstrap.

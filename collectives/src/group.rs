@@ -5,6 +5,7 @@
 //! [`Group::shrink`] has made a working one of those who live.
 
 pub mod channels;
+mod split;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -139,7 +140,7 @@ impl Group {
     /// [`CollectiveError::Bootstrap`], [`CollectiveError::Setup`].
     pub fn join(at: Rendezvous, config: GroupConfig) -> Result<Self, CollectiveError> {
         let timeout = at.timeout;
-        let control = Arc::new(Control::start(at, config.host.as_deref())?);
+        let control = Arc::new(Control::start(at, config.host.as_deref(), None)?);
         let members = (0..control.ranks()).collect();
         Self::enter(control, config, members, 1, Regions::default(), Instant::now() + timeout)
     }
