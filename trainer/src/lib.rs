@@ -17,6 +17,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod causal;
 pub mod checkpoint;
 pub mod collective;
 pub mod device;

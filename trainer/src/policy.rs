@@ -50,7 +50,7 @@ pub struct Policy {
 }
 
 /// `[positions, head_dim]` each; the sines of the first half are negative.
-struct Rotary {
+pub(crate) struct Rotary {
     cos: Tensor,
     sin: Tensor,
 }
@@ -146,6 +146,25 @@ impl Policy {
             tokens: tokens.f_reshape([-1])?,
             mask: unseen.f_triu(1)?.f_expand([rows, 1, length, length], false)?,
             predicting: Tensor::f_arange_start_step(length - 1, rows * length, length, options)?,
+            picked: Tensor::f_zeros([0], options)?,
+            cos: self.rotary.cos.f_index_select(0, &positions)?.f_unsqueeze(1)?,
+            sin: self.rotary.sin.f_index_select(0, &positions)?.f_unsqueeze(1)?,
+        })
+    }
+
+    /// Logits of what follows every token of `[rows, length] i64`, each row for itself: `[rows * length, vocabulary] f32`.
+    #[cfg(test)]
+    pub(crate) fn every(&self, tokens: &Tensor) -> Result<Tensor, TchError> {
+        let (rows, length) = tokens.size2()?;
+        let options = (Kind::Int64, self.device.torch());
+        let positions = Tensor::f_arange(length, options)?.f_repeat([rows])?;
+        let unseen = Tensor::f_full([length, length], f64::NEG_INFINITY, (Kind::Float, self.device.torch()))?;
+        self.logits(&Inputs {
+            rows,
+            length,
+            tokens: tokens.f_reshape([-1])?,
+            mask: unseen.f_triu(1)?.f_expand([rows, 1, length, length], false)?,
+            predicting: Tensor::f_arange(rows * length, options)?,
             picked: Tensor::f_zeros([0], options)?,
             cos: self.rotary.cos.f_index_select(0, &positions)?.f_unsqueeze(1)?,
             sin: self.rotary.sin.f_index_select(0, &positions)?.f_unsqueeze(1)?,
@@ -322,7 +341,7 @@ impl Policy {
 }
 
 impl Rotary {
-    fn new(config: &ModelConfig, device: tch::Device) -> Result<Self, TchError> {
+    pub(crate) fn new(config: &ModelConfig, device: tch::Device) -> Result<Self, TchError> {
         let half = config.head_dim() / 2;
         let positions = config.max_position_embeddings;
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
@@ -340,6 +359,14 @@ impl Rotary {
             Tensor::f_from_slice(values)?.f_to_device(device)?.f_view([positions as i64, 2 * half as i64])
         };
         Ok(Self { cos: table(&cos)?, sin: table(&sin)? })
+    }
+
+    /// Cosines and sines for `count` sequences of `length` tokens: `[count * length, 1, head_dim]` in `kind`.
+    pub(crate) fn rows(&self, count: i64, length: i64, kind: Kind) -> Result<(Tensor, Tensor), TchError> {
+        let of = |table: &Tensor| {
+            table.f_narrow(0, 0, length)?.f_to_kind(kind)?.f_repeat([count, 1])?.f_unsqueeze(1)
+        };
+        Ok((of(&self.cos)?, of(&self.sin)?))
     }
 }
 
