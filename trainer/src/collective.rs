@@ -83,6 +83,68 @@ pub fn broadcast(group: &mut Group, tensor: &mut Tensor, root: Rank) -> Result<(
     Ok(())
 }
 
+/// Reduces the tensors of all ranks (of one length, dense) and leaves each rank its part: `parts[rank]` elements, one after
+/// the other.
+///
+/// # Errors
+/// [`TensorCollectiveError`].
+pub fn reduce_scatter(
+    group: &mut Group,
+    tensor: &Tensor,
+    parts: &[usize],
+    op: ReduceOp,
+) -> Result<Tensor, TensorCollectiveError> {
+    let input = dense(tensor)?;
+    let own = parts.get(group.rank()).copied().unwrap_or(0) as i64;
+    let mut output = Tensor::f_empty([own], (input.kind(), Device::Cpu))?;
+    run(group, &Collective::ReduceScatter { parts: parts.to_vec() }, &input, &mut output, op)?;
+    Ok(output.f_to_device(tensor.device())?)
+}
+
+/// Puts the dense tensors of all ranks, `parts[rank]` elements each, one after the other into `whole`. Where it fails,
+/// `whole` is undefined.
+///
+/// # Errors
+/// [`TensorCollectiveError`].
+pub fn all_gather_into(
+    group: &mut Group,
+    part: &Tensor,
+    whole: &mut Tensor,
+    parts: &[usize],
+) -> Result<(), TensorCollectiveError> {
+    let input = dense(part)?;
+    let collective = Collective::AllGather { parts: parts.to_vec() };
+    if whole.device() == Device::Cpu && whole.is_contiguous() {
+        return run(group, &collective, &input, whole, ReduceOp::Sum);
+    }
+    let mut output = Tensor::f_empty([parts.iter().sum::<usize>() as i64], (input.kind(), Device::Cpu))?;
+    run(group, &collective, &input, &mut output, ReduceOp::Sum)?;
+    Ok(whole.f_copy_(&output.f_view_as(whole)?)?)
+}
+
+/// Gives a tensor to rank `to`.
+///
+/// # Errors
+/// [`TensorCollectiveError`].
+pub fn send(group: &mut Group, tensor: &Tensor, to: Rank) -> Result<(), TensorCollectiveError> {
+    let input = dense(tensor)?;
+    let mut nothing = input.f_narrow(0, 0, 0)?;
+    let collective = Collective::Send { from: group.rank(), to, count: input.numel() };
+    run(group, &collective, &input, &mut nothing, ReduceOp::Sum)
+}
+
+/// Takes a tensor of `shape` and `kind` from rank `from`: on the processor.
+///
+/// # Errors
+/// [`TensorCollectiveError`].
+pub fn receive(group: &mut Group, (shape, kind): (&[i64], Kind), from: Rank) -> Result<Tensor, TensorCollectiveError> {
+    let mut output = Tensor::f_empty(shape, (kind, Device::Cpu))?;
+    let nothing = Tensor::f_empty([0], (kind, Device::Cpu))?;
+    let collective = Collective::Send { from, to: group.rank(), count: output.numel() };
+    run(group, &collective, &nothing, &mut output, ReduceOp::Sum)?;
+    Ok(output)
+}
+
 /// The tensor as one dense row on the CPU; it may be the tensor's own memory.
 fn dense(tensor: &Tensor) -> Result<Tensor, TensorCollectiveError> {
     dtype(tensor.kind())?;

@@ -35,3 +35,4 @@ pub mod weights;
 mod adamw;
 mod batch;
 mod layout;
+mod memory;

@@ -363,9 +363,7 @@ impl Rotary {
 
     /// Cosines and sines for `count` sequences of `length` tokens: `[count * length, 1, head_dim]` in `kind`.
     pub(crate) fn rows(&self, count: i64, length: i64, kind: Kind) -> Result<(Tensor, Tensor), TchError> {
-        let of = |table: &Tensor| {
-            table.f_narrow(0, 0, length)?.f_to_kind(kind)?.f_repeat([count, 1])?.f_unsqueeze(1)
-        };
+        let of = |table: &Tensor| table.f_narrow(0, 0, length)?.f_to_kind(kind)?.f_repeat([count, 1])?.f_unsqueeze(1);
         Ok((of(&self.cos)?, of(&self.sin)?))
     }
 }

@@ -105,8 +105,7 @@ pub(super) fn forward(
     let gated = ops::swiglu(&gate_up)?;
     let y = add(&middle, &gated, &parts.down, sum)?;
     let x = x.shallow_clone();
-    let kept =
-        Kept { x, first_scale, first_normed, attention, attended, middle, second_scale, second_normed, gate_up };
+    let kept = Kept { x, first_scale, first_normed, attention, attended, middle, second_scale, second_normed, gate_up };
     Ok((y, kept))
 }
 
@@ -212,9 +211,8 @@ impl Attention {
         let this = if qkv.device().is_cuda() {
             let leaf = |x: Tensor| x.f_detach()?.f_set_requires_grad(true);
             let (q, k, v) = (leaf(q)?, leaf(k)?, leaf(v)?);
-            let out = tch::with_grad(|| {
-                Tensor::f_scaled_dot_product_attention(&q, &k, &v, none, 0.0, true, None, false)
-            })?;
+            let out =
+                tch::with_grad(|| Tensor::f_scaled_dot_product_attention(&q, &k, &v, none, 0.0, true, None, false))?;
             Self { q, k, v, out, log_sum: None }
         } else {
             let (out, log_sum) =
@@ -233,7 +231,16 @@ impl Attention {
         let Self { q, k, v, out, log_sum } = self;
         let (q, k, v) = match log_sum {
             Some(log_sum) => Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu_backward(
-                &gradient, &q, &k, &v, &out, &log_sum, 0.0, true, None::<&Tensor>, None,
+                &gradient,
+                &q,
+                &k,
+                &v,
+                &out,
+                &log_sum,
+                0.0,
+                true,
+                None::<&Tensor>,
+                None,
             )?,
             None => {
                 let product = tch::with_grad(|| out.f_mul(&gradient)?.f_sum(Kind::Float))?;

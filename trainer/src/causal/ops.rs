@@ -68,7 +68,8 @@ pub(super) fn cross_entropy(logits: &Tensor, targets: &Tensor, scale: f64) -> Re
     let log_probabilities = logits.f_log_softmax(-1, Kind::Float)?;
     let loss = log_probabilities.f_gather(1, &places, false)?.f_sum(Kind::Double)?.f_neg()?;
     let mut gradient = log_probabilities.f_exp()?;
-    let _ = gradient.f_scatter_add_(1, &places, &Tensor::f_full(places.size(), -1.0, (Kind::Float, logits.device()))?)?;
+    let _ =
+        gradient.f_scatter_add_(1, &places, &Tensor::f_full(places.size(), -1.0, (Kind::Float, logits.device()))?)?;
     let _ = gradient.f_mul_scalar_(scale)?;
     Ok((loss, gradient.f_to_kind(logits.kind())?))
 }

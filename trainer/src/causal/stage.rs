@@ -132,6 +132,21 @@ impl Stage {
         self.gradients.shallow_clone()
     }
 
+    /// The kind that it computes in.
+    pub fn kind(&self) -> Kind {
+        self.parameters.kind()
+    }
+
+    /// Width of what goes between stages.
+    pub fn hidden(&self) -> i64 {
+        self.config.hidden_size as i64
+    }
+
+    /// Whether the output layer is the embedding itself.
+    pub fn is_tied(&self) -> bool {
+        self.config.tie_word_embeddings
+    }
+
     /// Where it computes.
     pub fn device(&self) -> tch::Device {
         self.device
@@ -245,7 +260,8 @@ impl Stage {
         done: &mut dyn FnMut(usize),
     ) -> Result<Option<Tensor>, CausalError> {
         let _no_grad = tch::no_grad_guard();
-        let missing = || CausalError::Schedule(format!("micro-batch {micro_batch} of chunk {chunk} has no forward pass"));
+        let missing =
+            || CausalError::Schedule(format!("micro-batch {micro_batch} of chunk {chunk} has no forward pass"));
         let Held { rows, tokens, mut layers } = self.kept.remove(&(micro_batch, chunk)).ok_or_else(missing)?;
         let hidden = self.config.hidden_size as i64;
         let mut gradient = gradient.f_view([-1, hidden])?;
@@ -288,7 +304,8 @@ impl Stage {
         done: &mut dyn FnMut(usize),
     ) -> Result<(), CausalError> {
         let _no_grad = tch::no_grad_guard();
-        let missing = || CausalError::Schedule(format!("micro-batch {micro_batch} of chunk {chunk} has nothing left over"));
+        let missing =
+            || CausalError::Schedule(format!("micro-batch {micro_batch} of chunk {chunk} has nothing left over"));
         let later = self.later.remove(&(micro_batch, chunk)).ok_or_else(missing)?;
         for (layer, rest) in self.own_layers(chunk).rev().zip(later) {
             rest.finish(&mut self.layers[layer].1)?;

@@ -1,4 +1,6 @@
-//! The layers by hand against autograd, whole and cut.
+//! The layers by hand against autograd, whole and cut; meshes against a single rank.
+
+mod meshes;
 
 use std::sync::{Barrier, Mutex};
 
