@@ -204,7 +204,11 @@ class Trainer:
         self.part = self.net = Part(config, weights, place.stage, place.stages, self.length)
         if place.replicas > 1:
             self.net = DistributedDataParallel(
-                self.part, process_group=place.replica_group, broadcast_buffers=False, gradient_as_bucket_view=True
+                self.part,
+                process_group=place.replica_group,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                init_sync=False,  # all have read the same weights
             )
         self.schedule = None
         if place.stages > 1:
