@@ -217,6 +217,11 @@ impl Group {
         &self.layout
     }
 
+    /// What this rank's host is called, where it was given a name.
+    pub fn host_name(&self) -> Option<String> {
+        self.config.host.clone()
+    }
+
     /// How long an operation may take, from when it first has to wait.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.config.timeout = timeout;

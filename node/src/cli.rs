@@ -60,6 +60,17 @@ pub(crate) enum Verb {
         after_help = "Examples:\n  swarmloom simulate --example | swarmloom simulate -\n  swarmloom simulate fashion.toml --out fashion\n  swarmloom simulate --settings | less\n\nA simulation that was stopped goes on where it was when it is started again."
     )]
     Simulate(SimulateArgs),
+    /// Train a model on many ranks, or run any program on them.
+    #[command(
+        after_help = "Examples:\n  swarmloom launch --nproc 2 train.toml\n  swarmloom launch --nproc 2 -- python train.py\n  torchrun --nproc-per-node 2 --no-python swarmloom launch train.toml\n  swarmloom launch --example > train.toml\n\nA training that was stopped goes on from its last checkpoint when it is started again, on any number of ranks.",
+        args_conflicts_with_subcommands = true
+    )]
+    Launch(LaunchArgs),
+    /// Show what `launch` would do, and why.
+    #[command(
+        after_help = "Examples:\n  swarmloom plan --nproc 4 train.toml\n  swarmloom plan train.toml --topology clusters.toml\n  swarmloom plan train.toml --cost prices.toml\n\nWith a topology, what layers cost is measured on this machine, and the file says how fast others are beside it."
+    )]
+    Plan(PlanCommand),
     /// The tasks that peers learn from: list, sample, score.
     #[command(subcommand)]
     Task(TaskVerb),
@@ -119,6 +130,84 @@ pub(crate) struct SimulateArgs {
     /// With several ranks (torchrun's variables): how long to wait for others, until they are there and then for their parts.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) wait: u64,
+}
+
+/// `launch`.
+#[derive(Debug, Args)]
+pub(crate) struct LaunchArgs {
+    /// The training file, `-` for one on standard input.
+    #[arg(value_name = "TRAIN.toml")]
+    pub(crate) file: Option<PathBuf>,
+    /// Print a commented training file.
+    #[arg(long)]
+    pub(crate) example: bool,
+    /// Ranks on this machine; one for each GPU when absent, at least one.
+    #[arg(long, value_name = "N")]
+    pub(crate) nproc: Option<usize>,
+    /// Where logs, results and checkpoints go; `launch-NAME` in this folder when absent.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Forget earlier checkpoints.
+    #[arg(long)]
+    pub(crate) restart: bool,
+    /// How often all ranks are started again after one was lost.
+    #[arg(long, value_name = "TIMES", default_value_t = 3)]
+    pub(crate) restarts: u32,
+    /// Show nothing of what ranks write; the files have it.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    /// Any program, with its arguments, instead of a training file.
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+    /// What to do with what is launched already.
+    #[command(subcommand)]
+    pub(crate) verb: Option<LaunchVerb>,
+}
+
+/// `plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanCommand {
+    /// The training file.
+    #[arg(value_name = "TRAIN.toml")]
+    pub(crate) file: PathBuf,
+    /// Ranks on this machine, started to be measured.
+    #[arg(long, value_name = "N", conflicts_with = "topology")]
+    pub(crate) nproc: Option<usize>,
+    /// Machines and links, described in a file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) topology: Option<PathBuf>,
+    /// Prices of machines: the cheapest mix that is done in time.
+    #[arg(long, value_name = "PRICES")]
+    pub(crate) cost: Option<PathBuf>,
+    /// Where drawings go; `launch-NAME` in this folder when absent.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// `launch …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LaunchVerb {
+    /// What is launched on this machine.
+    #[command(after_help = "Example: swarmloom launch ps --json")]
+    Ps,
+    /// Ask a launch for a checkpoint and an end.
+    #[command(after_help = "Example: swarmloom launch stop 4711")]
+    Stop {
+        /// Its id, as `launch ps` prints it; the only one when absent.
+        id: Option<String>,
+        /// Seconds to wait for its end.
+        #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+        within: u64,
+    },
+    /// Print what a rank has written.
+    #[command(after_help = "Example: swarmloom launch logs 4711 --rank 1")]
+    Logs {
+        /// The launch's id; the only one when absent.
+        id: Option<String>,
+        /// Which rank.
+        #[arg(long, default_value_t = 0)]
+        rank: usize,
+    },
 }
 
 /// `invite`.

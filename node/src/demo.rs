@@ -164,6 +164,8 @@ async fn start(plan: &Plan, out: &Path, bars: &MultiProgress) -> anyhow::Result<
                 name: if alone { format!("{} alone", peer.name) } else { peer.name.to_owned() },
                 program: std::env::current_exe().context("this program's own path")?,
                 arguments,
+                environment: Vec::new(),
+                input: None,
                 log: home.join("log.txt"),
             };
             let style = ProgressStyle::with_template("{prefix:12} {bar:24} {pos:>4}/{len} {msg}")?;

@@ -13,6 +13,7 @@ mod events;
 mod folder;
 mod hex;
 mod identity;
+mod launch;
 mod plans;
 mod report;
 mod runs;
@@ -72,6 +73,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Verb::Identity(verb) => runs::identity(verb, cli.json),
         Verb::Demo(args) => block_on(demo::run(args, cli.json)),
         Verb::Simulate(args) => simulate::run(args, cli.json),
+        Verb::Launch(args) => launch::run(args, cli.json),
+        Verb::Plan(args) => launch::plan::run(args, cli.json),
         Verb::Task(verb) => tasks::run(verb, cli.json),
         Verb::Data(verb) => data::run(verb, cli.json),
         Verb::Bench(verb) => bench::run(verb, cli.json),
@@ -81,7 +84,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     }
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(work)
 }
 

@@ -213,6 +213,10 @@ fn check_file(path: &Path) -> anyhow::Result<Option<String>> {
         crate::simulate::check(&name, &text)?;
         return Ok(None);
     }
+    if crate::launch::is_training(&text) {
+        crate::launch::check(&name, &text)?;
+        return Ok(None);
+    }
     let file = RunFile::parse(&name, &text)?;
     let Some(table) = &file.run else { return Ok(None) };
     let (spec, book) = TaskBook::from_table(&name, &text, table)?;

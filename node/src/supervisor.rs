@@ -16,6 +16,10 @@ pub(crate) struct ChildSpec {
     pub(crate) program: PathBuf,
     /// Its arguments.
     pub(crate) arguments: Vec<String>,
+    /// Variables beyond this process' own.
+    pub(crate) environment: Vec<(String, String)>,
+    /// What it gets on standard input, which then stays open; none gets nothing.
+    pub(crate) input: Option<String>,
     /// The file that takes its standard output and error.
     pub(crate) log: PathBuf,
 }
@@ -26,6 +30,8 @@ pub(crate) struct Supervised {
     /// What it was started from.
     pub(crate) spec: ChildSpec,
     child: Child,
+    /// Held open.
+    _input: Option<tokio::process::ChildStdin>,
 }
 
 /// Why a child could not be started or ended badly.
@@ -71,15 +77,23 @@ impl Supervised {
         let failed = |source| ChildError::Start { name: spec.name.clone(), source };
         let log = std::fs::File::create(&spec.log).map_err(failed)?;
         let errors = log.try_clone().map_err(failed)?;
-        let child = Command::new(&spec.program)
+        let mut child = Command::new(&spec.program)
             .args(&spec.arguments)
-            .stdin(Stdio::null())
+            .envs(spec.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(if spec.input.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(log)
             .stderr(errors)
             .kill_on_drop(true)
             .spawn()
             .map_err(failed)?;
-        Ok(Self { spec, child })
+        let mut input = child.stdin.take();
+        if let (Some(input), Some(text)) = (&mut input, &spec.input) {
+            // A line: a pipe has room for it whether it is read or not.
+            let fd = rustix::fd::AsFd::as_fd(input);
+            // A child that has ended already does not read; its end tells why.
+            let _ = rustix::io::write(fd, text.as_bytes());
+        }
+        Ok(Self { spec, child, _input: input })
     }
 
     /// Whether it has ended, and how.
@@ -92,15 +106,20 @@ impl Supervised {
         self.child.id()
     }
 
+    /// Sends it a signal, where it still runs.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        if let Some(pid) = self.pid().and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
+            // It may have ended between the two calls; its end is seen elsewhere.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
     /// Asks it to end (SIGINT), waits, and kills it when the time is up.
     ///
     /// # Errors
     /// [`ChildError::Late`] where it had to be killed, [`ChildError::Failed`] where it ended badly.
     pub(crate) async fn stop(mut self, within: Duration) -> Result<(), ChildError> {
-        if let Some(pid) = self.pid().and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
-            // It may have ended on its own between the two calls; wait() below tells.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
-        }
+        self.signal(rustix::process::Signal::INT);
         self.wait(within).await
     }
 

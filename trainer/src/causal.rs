@@ -6,12 +6,14 @@
 //! | [`stage`] | one pass of a chunk of layers over one micro-batch, forwards and backwards, without autograd |
 //! | [`links`] | the groups that a rank is in, each with connections and a thread of its own |
 //! | [`optimizer`] | AdamW with its state sharded over the replicas |
+//! | [`measure`] | what the model's layers cost on this rank |
 //! | [`samples`] | which tokens each step learns from |
 //! | [`saved`] | checkpoints that any mesh can go on from |
 //! | [`worker`] | one rank's part of a step: the schedule of its stage, carried out |
 
 pub mod layout;
 pub mod links;
+pub mod measure;
 pub mod optimizer;
 pub mod samples;
 pub mod saved;

@@ -53,6 +53,11 @@ pub fn prepare() {
     }
 }
 
+/// How many threads libtorch uses for one operation on the processor, from now on.
+pub fn set_threads(threads: usize) {
+    tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(i32::MAX));
+}
+
 /// Number of CUDA devices that can be trained on.
 pub fn cuda_devices() -> usize {
     prepare();

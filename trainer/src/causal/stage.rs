@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use tch::{Kind, TchError, Tensor};
+pub use tch::Kind;
+use tch::{TchError, Tensor};
 
 use super::CausalError;
 use super::block::{self, Kept, Later, Parts, Rows, Shape, Sum};
