@@ -2,6 +2,7 @@
 
 mod collectives;
 mod kernels;
+mod launch;
 mod rollouts;
 mod simulate;
 mod tasks;
@@ -41,6 +42,7 @@ pub(crate) fn run(verb: &BenchVerb, as_json: bool) -> anyhow::Result<()> {
         BenchVerb::Tasks(args) => tasks::run(args).context("bench tasks")?,
         BenchVerb::Rollouts(args) => rollouts::run(args).context("bench rollouts")?,
         BenchVerb::Simulate(args) => simulate::run(args).context("bench simulate")?,
+        BenchVerb::Launch(args) => launch::run(args).context("bench launch")?,
         BenchVerb::Kernels(args) => kernels::run(args).context("bench kernels")?,
         // Has tables of its own.
         BenchVerb::Collectives(args) => return collectives::run(args, as_json).context("bench collectives"),

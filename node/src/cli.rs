@@ -450,6 +450,9 @@ pub(crate) enum BenchVerb {
     /// Federated simulation: client updates per second, start and memory, beside Flower and a bare PyTorch loop.
     #[command(after_help = "Example: cargo xtask bench simulate")]
     Simulate(BenchArgs),
+    /// Training a model beside PyTorch, on this machine and on two clusters with a slow link between (as root).
+    #[command(after_help = "Example: cargo xtask bench launch")]
+    Launch(BenchArgs),
     /// One rank of a program that `bench collectives` measures.
     #[command(hide = true)]
     CollectiveRank(CollectiveRankArgs),

@@ -28,7 +28,7 @@ struct Peer {
 
 const FLOWER: &[&str] = &["flwr[simulation]==1.41.0", "torch==2.11.0"];
 
-const PEERS: [Peer; 3] = [
+const PEERS: [Peer; 4] = [
     Peer {
         name: "reasoning-gym",
         verb: "tasks",
@@ -42,6 +42,13 @@ const PEERS: [Peer; 3] = [
         name: "torch-loop",
         verb: "simulate",
         program: "torch_loop_peer.py",
+        environment: "flwr-1.41.0",
+        packages: FLOWER,
+    },
+    Peer {
+        name: "torch-launch",
+        verb: "launch",
+        program: "launch_peer.py",
         environment: "flwr-1.41.0",
         packages: FLOWER,
     },

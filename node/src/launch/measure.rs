@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use swarmloom_collectives::{CollectiveError, Group, ReduceOp};
+use swarmloom_collectives::{CollectiveError, Group};
 use swarmloom_placement::topology::{Link, LinkClass, Machine, Topology, TopologyError};
 use swarmloom_trainer::causal::measure::Measured;
 
@@ -229,16 +229,6 @@ pub(crate) fn gather<T: Serialize + DeserializeOwned>(world: &mut Group, own: &T
 
 /// Most bytes that a rank says of itself and its links.
 const MAX_SAID: usize = 1 << 20;
-
-/// The largest of all ranks' numbers.
-///
-/// # Errors
-/// [`CollectiveError`].
-pub(crate) fn largest(world: &mut Group, own: f64) -> Result<f64, CollectiveError> {
-    let mut all = [own];
-    world.all_reduce_in_place(&mut all, ReduceOp::Max)?;
-    Ok(all[0])
-}
 
 /// The best network card that the system names (`/sys/class/infiniband`): InfiniBand, RoCE, or Ethernet where it names none.
 pub(crate) fn network_card() -> LinkClass {
