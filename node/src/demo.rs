@@ -166,6 +166,7 @@ async fn start(plan: &Plan, out: &Path, bars: &MultiProgress) -> anyhow::Result<
                 arguments,
                 environment: Vec::new(),
                 input: None,
+                apart: false,
                 log: home.join("log.txt"),
             };
             let style = ProgressStyle::with_template("{prefix:12} {bar:24} {pos:>4}/{len} {msg}")?;

@@ -58,7 +58,7 @@ pub(crate) fn run(args: &LaunchArgs, as_json: bool) -> anyhow::Result<()> {
 
 impl From<&LaunchArgs> for Options {
     fn from(args: &LaunchArgs) -> Self {
-        Self { restarts: args.restarts, quiet: args.quiet }
+        Self { restarts: args.restarts, quiet: args.quiet, elastic: args.file.is_some() }
     }
 }
 
@@ -197,10 +197,11 @@ fn start(
             arguments: arguments.clone(),
             environment: variables((rank, ranks), port, &token, attempt),
             input: None,
+            apart: true,
             log: logs.join(format!("rank-{rank}.log")),
         });
         let specs: Vec<ChildSpec> = specs.collect();
-        let ended = crate::block_on(async { Ok(supervise::run(specs, &signals, options.quiet).await?) })?;
+        let ended = crate::block_on(async { Ok(supervise::run(specs, &signals, options).await?) })?;
         let asked = signals.load(std::sync::atomic::Ordering::Relaxed) > 0;
         match ended {
             Ended::Well => return Ok(()),

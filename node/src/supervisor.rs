@@ -20,6 +20,8 @@ pub(crate) struct ChildSpec {
     pub(crate) environment: Vec<(String, String)>,
     /// What it gets on standard input, which then stays open; none gets nothing.
     pub(crate) input: Option<String>,
+    /// Whether a terminal's signals reach this process alone, which passes on what the child should know.
+    pub(crate) apart: bool,
     /// The file that takes its standard output and error.
     pub(crate) log: PathBuf,
 }
@@ -77,7 +79,11 @@ impl Supervised {
         let failed = |source| ChildError::Start { name: spec.name.clone(), source };
         let log = std::fs::File::create(&spec.log).map_err(failed)?;
         let errors = log.try_clone().map_err(failed)?;
-        let mut child = Command::new(&spec.program)
+        let mut command = Command::new(&spec.program);
+        if spec.apart {
+            command.process_group(0);
+        }
+        let mut child = command
             .args(&spec.arguments)
             .envs(spec.environment.iter().map(|(name, value)| (name, value)))
             .stdin(if spec.input.is_some() { Stdio::piped() } else { Stdio::null() })

@@ -10,6 +10,8 @@ mod collectives;
 #[cfg(test)]
 mod daemon;
 #[cfg(test)]
+mod launch;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod resume;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use swarmloom_placement::mesh::Mesh;
-use swarmloom_placement::plan::{Job, Plan};
+use swarmloom_placement::plan::{Collective, Job, Plan};
 use swarmloom_placement::schedule::{self, Kind, Op};
 use swarmloom_placement::timeline::Costs;
 use swarmloom_trainer::causal::layout::Slice;
@@ -73,6 +73,8 @@ pub(crate) fn job(file: &TrainFile, config: &ModelConfig, ranks: usize, measured
         recompute: table.recompute,
         overlap: true,
         optimizer_s_per_parameter: measured.optimizer_s,
+        // Our groups know hosts, and no clusters of hosts.
+        collective: Some(Collective::Ring),
     })
 }
 
@@ -116,6 +118,42 @@ impl Decision {
         };
         decision.check(file, ranks)?;
         Ok(decision)
+    }
+
+    /// What the survivors of a world can go on as: as many whole replicas as there are, of the same stages and shares. Seats
+    /// keep their stage where they can. `survivors` are ranks of the old world, by rank of the new one; the order of the
+    /// result is of the new one, and ranks that are not in it are spare. `None` where no replica is left whole.
+    pub(crate) fn shrunk(&self, survivors: &[usize]) -> Option<Self> {
+        let (stages, old, sharers) = self.mesh;
+        let replicas = survivors.len() / (stages * sharers);
+        if replicas == 0 {
+            return None;
+        }
+        let each = old * sharers;
+        let stage_of = |rank: usize| self.order.iter().position(|other| *other == rank).map(|at| at / each);
+        let mut free: Vec<usize> = (0..survivors.len()).collect();
+        let mut seats: Vec<Vec<usize>> = Vec::new();
+        for stage in 0..stages {
+            let own = free.iter().copied().filter(|new| stage_of(survivors[*new]) == Some(stage));
+            let own: Vec<usize> = own.take(replicas * sharers).collect();
+            free.retain(|new| !own.contains(new));
+            seats.push(own);
+        }
+        // A stage that lost more than others takes who is left over of those.
+        for seats in &mut seats {
+            let missing = (replicas * sharers).saturating_sub(seats.len()).min(free.len());
+            seats.extend(free.drain(..missing));
+        }
+        let order: Vec<usize> = seats.concat();
+        Some(Self {
+            mesh: (stages, replicas, sharers),
+            order,
+            costs: self.costs.clone(),
+            predicted_step_s: None,
+            predicted_bubble: None,
+            layers: self.layers.clone(),
+            ..*self
+        })
     }
 
     /// What a file fixes, and for the rest replicas alone.
@@ -206,5 +244,62 @@ impl Decision {
         let costs = self.costs.clone().unwrap_or_else(even);
         let built = schedule::build(self.schedule, self.mesh.0, micro_batches, self.chunks, &costs);
         built.map(|schedule| schedule.programs).map_err(|error| Usage(format!("[mesh]: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(mesh: (usize, usize, usize), order: &[usize]) -> Decision {
+        Decision {
+            mesh,
+            order: order.to_vec(),
+            layers: vec![3; mesh.0],
+            chunks: 1,
+            schedule: Kind::OneForwardOneBackward,
+            micro_batch: 2,
+            recompute: false,
+            costs: None,
+            predicted_step_s: Some(1.0),
+            predicted_bubble: Some(0.1),
+        }
+    }
+
+    #[test]
+    fn survivors_keep_their_stages_and_fill_gaps() {
+        let found = |decision: &Decision, survivors: &[usize]| {
+            decision.shrunk(survivors).map(|shrunk| (shrunk.mesh, shrunk.order))
+        };
+        let replicas = of((1, 3, 1), &[0, 1, 2]);
+        assert_eq!(found(&replicas, &[0, 2]), Some(((1, 2, 1), vec![0, 1])));
+        // Stages {0, 3} and {1, 2}; rank 3 is gone, so that one of stage 1 is spare.
+        let pipeline = of((2, 2, 1), &[0, 3, 1, 2]);
+        assert_eq!(found(&pipeline, &[0, 1, 2]), Some(((2, 1, 1), vec![0, 1])));
+        // Both of stage 0 are gone: one of stage 1 takes its place.
+        assert_eq!(found(&pipeline, &[1, 2]), Some(((2, 1, 1), vec![1, 0])));
+        assert_eq!(found(&pipeline, &[2]), None);
+    }
+
+    #[test]
+    fn a_mesh_that_is_none_of_the_ranks_is_refused() {
+        let file = |mesh: &str| {
+            let text = format!(
+                "[model]\npreset = \"nano\"\n[data]\ntokens = \"t\"\n[training]\nsteps = 1\nglobal_batch = 8\n\
+                 sequence_length = 8\nlearning_rate = 1e-3\n[mesh]\n{mesh}"
+            );
+            TrainFile::parse("train.toml", &text).expect("sound")
+        };
+        let error = |mesh: &str, ranks| Decision::fixed(&file(mesh), ranks, 2).expect_err("refused").to_string();
+        assert!(
+            error("pipeline = 3", 4).contains("3 stages x 1 replicas x 1 sharers of each layer are not the 4 ranks")
+        );
+        assert!(error("pipeline = 4", 4).contains("the model's 2 layers do not split into [1, 1, 0, 0]"));
+        assert!(error("order = [0, 0]", 2).contains("each rank from 0 to 1 has one place"));
+        assert!(error("schedule = \"interleaved\"\nmicro_batch = 3\npipeline = 1", 1).contains("do not split"));
+        let fixed = Decision::fixed(&file("pipeline = 2\nmicro_batch = 2"), 4, 2).expect("sound");
+        assert_eq!((fixed.mesh, fixed.layers.clone(), fixed.micro_batches(8, 1)), ((2, 2, 1), vec![1, 1], 2));
+        let slice = fixed.slice(fixed.seat(3));
+        assert_eq!((slice.chunks, slice.first, slice.last), (vec![1..2], false, true));
     }
 }

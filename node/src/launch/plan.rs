@@ -44,7 +44,7 @@ pub(crate) fn run(args: &PlanCommand, as_json: bool) -> anyhow::Result<()> {
             let _ = std::fs::remove_file(&left);
             let program = std::env::current_exe().context("this program's own path")?;
             let arguments = ["plan".to_owned(), path.display().to_string(), "--out".into(), out.display().to_string()];
-            let launch = supervise::Options { restarts: 0, quiet: as_json };
+            let launch = supervise::Options { restarts: 0, quiet: as_json, elastic: false };
             super::start(&launch, &file.name, &out, ranks, (program, arguments.to_vec()))?;
             let text = std::fs::read(&left).with_context(|| left.display().to_string())?;
             serde_json::from_slice(&text).with_context(|| left.display().to_string())?

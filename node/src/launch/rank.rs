@@ -11,11 +11,12 @@ use anyhow::{Context, ensure};
 use ring::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use swarmloom_collectives::{Group, GroupConfig, Transport};
+use swarmloom_collectives::{CollectiveError, Group, GroupConfig, Transport};
 use swarmloom_placement::model::Model;
 use swarmloom_placement::plan::{Job, Ranking};
 use swarmloom_placement::schedule::{Kind as Schedule, Op, Pass};
 use swarmloom_placement::topology::Topology;
+use swarmloom_trainer::causal::CausalError;
 use swarmloom_trainer::causal::layout::{Layout, Slice};
 use swarmloom_trainer::causal::links::{LinkConfig, Links, Seat};
 use swarmloom_trainer::causal::measure;
@@ -32,7 +33,7 @@ use super::decision::{Decision, job};
 use super::file::{Dtype, TrainFile};
 use super::measure::{self as links, Card};
 use super::place::Place;
-use super::text::{Texts, width};
+use super::text::{Text, Texts, width};
 use crate::runs::Usage;
 
 /// What a rank is given.
@@ -112,22 +113,89 @@ fn meet(task: &Task<'_>, place: &Place) -> anyhow::Result<Met> {
 /// # Errors
 /// Where the file, the ranks or the data do not fit, another rank is lost, or something cannot be read or written.
 pub(crate) fn run(task: &Task<'_>, place: &Place) -> anyhow::Result<Option<Outcome>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGUSR1] {
-        signal_hook::flag::register(signal, stop.clone()).context("listening to signals")?;
-    }
     let texts = Texts::find(&task.file.data, task.folder, &task.out.join("tokens"))?;
     let mut met = meet(task, place)?;
+    let (mut place, mut restart) = (place.clone(), task.restart);
     // One rank of each host; the others find it made.
     if place.local_rank == 0 {
         texts.make()?;
     }
     met.world.barrier()?;
-    let decision = decide(task, place, &mut met)?;
-    let seat = decision.seat(place.rank);
-    let mut training = Training::prepare(task, place, &mut met, (&texts, decision, seat))?;
-    training.run(task, place, &mut met.world, &stop)
+    // Before anything is measured: with too little text, nothing else matters.
+    let corpus = Arc::new(Corpus::open(task.file, &texts, &met.config)?);
+    let mut decision = decide(task, &place, &mut met)?;
+    let stop = stop_flag()?;
+    loop {
+        let task = Task { restart, ..*task };
+        let seat = decision.seat(place.rank);
+        let trained = Training::prepare(&task, &place, &mut met, (&corpus, decision.clone(), seat))
+            .and_then(|mut training| training.run(&task, &place, &mut met.world, &stop));
+        let error = match trained {
+            Ok(outcome) => return Ok(outcome),
+            Err(error) => error,
+        };
+        // Who lives goes on without who is lost, as long as a whole replica is left.
+        if decision.mesh.1 == 1 || !is_of_others(&error) {
+            return Err(error);
+        }
+        tracing::warn!(%error, "a rank is lost");
+        let Some((survivors, shrunk)) = shrink(met, &decision, error)? else {
+            eprintln!("rank {}: no whole replica is left for this rank: it ends", place.rank);
+            return Ok(None);
+        };
+        (met, decision) = (survivors, shrunk);
+        let hosts = &met.world.layout().hosts;
+        (place.rank, place.ranks) = (met.world.rank(), met.world.ranks());
+        place.local_rank = (0..place.rank).filter(|other| hosts[*other] == hosts[place.rank]).count();
+        restart = false;
+        if place.rank == 0 {
+            let (stages, replicas, sharers) = decision.mesh;
+            eprintln!("going on with {} ranks: {stages} stages x {replicas} replicas x {sharers} sharers", place.ranks);
+        }
+    }
 }
+
+/// Raised by a signal that asks for an end. The second one ends the process, as the first one does before there is anything to
+/// be saved.
+fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGUSR1] {
+        let armed = stop.clone();
+        let register = signal_hook::flag::register_conditional_shutdown(signal, 1, armed);
+        register.and_then(|_| signal_hook::flag::register(signal, stop.clone())).context("listening to signals")?;
+    }
+    Ok(stop)
+}
+
+/// Whether an error is about other ranks, and not about this one's files or memory.
+fn is_of_others(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<CollectiveError>()
+            || matches!(cause.downcast_ref::<CausalError>(), Some(CausalError::Collective(_) | CausalError::Link(_)))
+    })
+}
+
+/// The world of those who live, and what it goes on as; `None` for a rank that is spare.
+fn shrink(met: Met, decision: &Decision, error: anyhow::Error) -> anyhow::Result<Option<(Met, Decision)>> {
+    let Met { world, group, config, computation } = met;
+    let timeout = SHRINK.min(group.timeout);
+    let mut world = world.shrink(timeout).context(error)?;
+    let Some(shrunk) = decision.shrunk(world.members()) else { anyhow::bail!("no whole replica is left") };
+    let place = shrunk.order.iter().position(|rank| *rank == world.rank());
+    let whole = shrunk.order.len() == world.ranks();
+    if !whole {
+        // Who is in the mesh meets without who is not.
+        let Some(inside) = world.split(place.map(|_| 0), group.clone(), timeout)? else { return Ok(None) };
+        let before = world.ranks();
+        let within: Vec<usize> = (0..before).filter(|rank| shrunk.order.contains(rank)).collect();
+        let order = shrunk.order.iter().filter_map(|rank| within.iter().position(|other| other == rank)).collect();
+        return Ok(Some((Met { world: inside, group, config, computation }, Decision { order, ..shrunk })));
+    }
+    Ok(Some((Met { world, group, config, computation }, shrunk)))
+}
+
+/// How long survivors look for each other.
+const SHRINK: Duration = Duration::from_secs(30);
 
 /// Measures, and plans from that; every rank has the same.
 ///
@@ -199,33 +267,17 @@ fn decide(task: &Task<'_>, place: &Place, met: &mut Met) -> anyhow::Result<Decis
     Ok(Decision::planned(&planned.ranking.best, file, place.ranks)?)
 }
 
-/// All that a rank trains with.
-struct Training {
-    config: ModelConfig,
-    decision: Decision,
-    seat: Seat,
-    worker: Worker,
+/// Tokens to learn from, and those that are held out.
+struct Corpus {
     tokens: TokenFile,
     validation: Option<TokenFile>,
-    /// Updates made.
-    step: u64,
-    checkpoints: PathBuf,
-    writing: Option<(u64, Writing)>,
-    newest: Option<PathBuf>,
 }
 
-impl Training {
-    fn prepare(
-        task: &Task<'_>,
-        place: &Place,
-        met: &mut Met,
-        (texts, decision, seat): (&Texts, Decision, Seat),
-    ) -> anyhow::Result<Self> {
-        let file = task.file;
-        let Met { world, group, config, computation } = met;
-        let tokens = TokenFile::open(&texts.training.tokens, width(config.vocab_size))?;
-        let validation = texts.validation.as_ref().map(|text| TokenFile::open(&text.tokens, width(config.vocab_size)));
-        let validation = validation.transpose()?;
+impl Corpus {
+    fn open(file: &TrainFile, texts: &Texts, config: &ModelConfig) -> anyhow::Result<Self> {
+        let open = |text: &Text| TokenFile::open(&text.tokens, width(config.vocab_size));
+        let tokens = open(&texts.training)?;
+        let validation = texts.validation.as_ref().map(open).transpose()?;
         let length = file.training.sequence_length;
         for (what, file) in [("data", Some(&tokens)), ("data.validation", validation.as_ref())] {
             let Some(file) = file else { continue };
@@ -233,6 +285,41 @@ impl Training {
                 format!("{what}: {} tokens are less than one sequence of {length} and its last target", file.tokens())
             })?;
         }
+        Ok(Self { tokens, validation })
+    }
+}
+
+/// All that a rank trains with.
+struct Training {
+    config: ModelConfig,
+    decision: Decision,
+    seat: Seat,
+    worker: Worker,
+    corpus: Arc<Corpus>,
+    /// Updates made.
+    step: u64,
+    checkpoints: PathBuf,
+    writing: Option<Saving>,
+    newest: Option<PathBuf>,
+}
+
+/// A checkpoint on its way to the disk.
+struct Saving {
+    step: u64,
+    /// Of the optimizer, when its state was copied.
+    updates: u64,
+    writing: Writing,
+}
+
+impl Training {
+    fn prepare(
+        task: &Task<'_>,
+        place: &Place,
+        met: &mut Met,
+        (corpus, decision, seat): (&Arc<Corpus>, Decision, Seat),
+    ) -> anyhow::Result<Self> {
+        let file = task.file;
+        let Met { world, group, config, computation } = met;
         let messages = 2 * decision.chunks * decision.micro_batches(file.training.global_batch, 0) + 64;
         let links = LinkConfig {
             group: group.clone(),
@@ -270,7 +357,8 @@ impl Training {
         }
         let newest = found.map(|(path, _)| path);
         let config = config.clone();
-        Ok(Self { config, decision, seat, worker, tokens, validation, step, checkpoints, writing: None, newest })
+        let corpus = corpus.clone();
+        Ok(Self { config, decision, seat, worker, corpus, step, checkpoints, writing: None, newest })
     }
 
     fn run(
@@ -341,11 +429,11 @@ impl Training {
         flags: [f64; 2],
     ) -> anyhow::Result<StepReport> {
         let training = &task.file.training;
-        let sampling = self.sampling(task, &self.tokens);
+        let sampling = self.sampling(task, &self.corpus.tokens);
         let first = self.step * training.global_batch as u64;
         let own = share(training.global_batch, self.seat.replica, self.seat.replicas);
         let mut batches = Share {
-            file: &self.tokens,
+            file: &self.corpus.tokens,
             sampling,
             samples: first + own.start as u64..first + own.end as u64,
             micro_batch: self.decision.micro_batch,
@@ -369,7 +457,7 @@ impl Training {
 
     /// The loss on held-out text, the same windows every time; `None` where there is none.
     fn evaluate(&mut self, task: &Task<'_>, world: &mut Group) -> anyhow::Result<Option<f64>> {
-        let Some(validation) = &self.validation else { return Ok(None) };
+        let Some(validation) = &self.corpus.validation else { return Ok(None) };
         let sampling = self.sampling(task, validation);
         let count = (task.file.evaluation.sequences as u64).min(sampling.windows) as usize;
         let own = share(count, self.seat.replica, self.seat.replicas);
@@ -392,12 +480,12 @@ impl Training {
         self.finish(task, place, world)?;
         let folder = saved::unfinished(&self.checkpoints, self.step);
         let writing = self.worker.snapshot()?.write(folder, place.rank).context("a thread for a checkpoint")?;
-        self.writing = Some((self.step, writing));
+        self.writing = Some(Saving { step: self.step, updates: self.worker.optimizer().updates(), writing });
         Ok(())
     }
 
     fn has_written(&self) -> bool {
-        self.writing.as_ref().is_some_and(|(_, writing)| writing.is_over())
+        self.writing.as_ref().is_some_and(|saving| saving.writing.is_over())
     }
 
     /// Waits until all ranks have written, and names the checkpoint. All ranks call it together.
@@ -406,13 +494,13 @@ impl Training {
     }
 
     fn commit(&mut self, task: &Task<'_>, place: &Place, world: &mut Group) -> anyhow::Result<()> {
-        let Some((step, writing)) = self.writing.take() else { return Ok(()) };
+        let Some(Saving { step, updates, writing }) = self.writing.take() else { return Ok(()) };
         writing.end()?;
         world.barrier()?;
         let state = State {
             format: 0,
             step,
-            updates: self.worker.optimizer().updates(),
+            updates,
             ranks: world.ranks(),
             model: self.config.clone(),
             run: json!({ "name": task.file.name, "mesh": self.decision.mesh }),

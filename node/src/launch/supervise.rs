@@ -19,6 +19,8 @@ pub(crate) struct Options {
     pub(crate) restarts: u32,
     /// Whether what they write is left in the files.
     pub(crate) quiet: bool,
+    /// Whether ranks go on by themselves where one is lost, and end by themselves where they cannot.
+    pub(crate) elastic: bool,
 }
 
 /// How the ranks ended.
@@ -59,7 +61,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(30);
 ///
 /// # Errors
 /// Where one cannot be started; those that were are ended.
-pub(crate) async fn run(specs: Vec<ChildSpec>, signals: &Arc<AtomicUsize>, quiet: bool) -> Result<Ended, ChildError> {
+pub(crate) async fn run(
+    specs: Vec<ChildSpec>,
+    signals: &Arc<AtomicUsize>,
+    options: &Options,
+) -> Result<Ended, ChildError> {
     let several = specs.len() > 1;
     let mut tails: Vec<Tail> =
         specs.iter().enumerate().map(|(rank, spec)| Tail::new(&spec.log, rank, several)).collect();
@@ -68,14 +74,15 @@ pub(crate) async fn run(specs: Vec<ChildSpec>, signals: &Arc<AtomicUsize>, quiet
         running.push(Some(Supervised::start(spec)?));
     }
     let mut failure: Option<(Failure, Instant)> = None;
-    let (mut passed_on, mut asked) = (0, false);
+    let (mut passed_on, mut asked, mut well) = (0, false, 0);
     while running.iter().any(Option::is_some) {
         sleep(LOOK_EVERY).await;
-        if !quiet {
+        if !options.quiet {
             tails.iter_mut().for_each(Tail::show);
         }
         for slot in &mut running {
             let Some(status) = slot.as_mut().and_then(Supervised::ended) else { continue };
+            well += usize::from(status.success());
             if let Some(child) = slot.take()
                 && !status.success()
                 && failure.is_none()
@@ -90,7 +97,7 @@ pub(crate) async fn run(specs: Vec<ChildSpec>, signals: &Arc<AtomicUsize>, quiet
             let signal = if count == 1 { Signal::TERM } else { Signal::KILL };
             running.iter().flatten().for_each(|child| child.signal(signal));
         }
-        if let Some((_, since)) = &failure {
+        if let Some((_, since)) = failure.as_ref().filter(|(failure, _)| !(options.elastic && failure.may_pass())) {
             let waited = since.elapsed();
             if waited > GRACE + ASKED {
                 running.iter().flatten().for_each(|child| child.signal(Signal::KILL));
@@ -100,10 +107,12 @@ pub(crate) async fn run(specs: Vec<ChildSpec>, signals: &Arc<AtomicUsize>, quiet
             }
         }
     }
-    if !quiet {
+    if !options.quiet {
         tails.iter_mut().for_each(Tail::show);
     }
-    Ok(failure.map_or(Ended::Well, |(failure, _)| Ended::Badly(failure)))
+    // Where others have gone on to a good end, so has the whole.
+    let carried = options.elastic && well > 0;
+    Ok(failure.filter(|_| !carried).map_or(Ended::Well, |(failure, _)| Ended::Badly(failure)))
 }
 
 /// What a rank writes, shown line by line.

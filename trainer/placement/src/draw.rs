@@ -91,6 +91,7 @@ fn seconds(seconds: f64) -> String {
         s if s >= 100.0 => format!("{s:.0} s"),
         s if s >= 1.0 => format!("{s:.2} s"),
         s if s >= 1e-3 => format!("{:.1} ms", s * 1e3),
+        0.0 => "0 s".into(),
         s => format!("{:.1} us", s * 1e6),
     }
 }

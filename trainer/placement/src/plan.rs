@@ -55,6 +55,9 @@ pub struct Job {
     pub overlap: bool,
     /// Seconds of the optimizer for each number, on a rank of speed 1.
     pub optimizer_s_per_parameter: f64,
+    /// How gradients are summed, where the ranks know one way alone; if left out, the faster one.
+    #[serde(default)]
+    pub collective: Option<Collective>,
 }
 
 /// Which axis crosses the slow links.

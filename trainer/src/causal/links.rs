@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use swarmloom_collectives::fault::Fault;
 use swarmloom_collectives::queue::{Pending, PendingError, Queue};
 use swarmloom_collectives::{Group, GroupConfig};
 use tch::{Kind, Tensor};
@@ -69,6 +70,16 @@ pub struct Links {
     out: BTreeMap<Cargo, Wire>,
     into: BTreeMap<Cargo, Wire>,
     patience: Duration,
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        // What is still under way would keep its thread, and the others, until its time is over.
+        let queues = self.data.iter().chain(self.out.values().chain(self.into.values()).map(|wire| &wire.queue));
+        for queue in queues {
+            queue.aborter().raise(Fault::Aborted { by: 0, why: "this rank has ended its training".into() });
+        }
+    }
 }
 
 /// One direction between two stages.

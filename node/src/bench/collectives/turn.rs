@@ -90,7 +90,15 @@ impl Desk {
         let (budget, seconds) = (turn.budget.as_millis(), deadline.as_secs());
         let spec = |rank: usize, program: PathBuf, arguments: Vec<String>| {
             let log = self.logs.join(format!("{}-{rank}.log", entrant.name));
-            ChildSpec { name: entrant.name.clone(), program, arguments, environment: Vec::new(), input: None, log }
+            ChildSpec {
+                name: entrant.name.clone(),
+                program,
+                arguments,
+                environment: Vec::new(),
+                input: None,
+                apart: false,
+                log,
+            }
         };
         if let Some(starter) = &entrant.starter {
             let arguments = vec![

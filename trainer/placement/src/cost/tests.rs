@@ -50,6 +50,7 @@ fn job() -> Job {
         recompute: Some(false),
         overlap: true,
         optimizer_s_per_parameter: 0.0,
+        collective: None,
     }
 }
 

@@ -48,6 +48,7 @@ fn example() -> (Topology, Ranking) {
         recompute: None,
         overlap: true,
         optimizer_s_per_parameter: 0.0,
+        collective: None,
     };
     let topology = file.topology().unwrap();
     let ranking = plan(&topology, &model, &job).unwrap();

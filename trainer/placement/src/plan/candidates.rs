@@ -174,8 +174,9 @@ impl Search<'_> {
                     None => &[false, true],
                 };
                 for &recompute in variants {
+                    let collective = self.job.collective;
                     let choice =
-                        Choice { mesh, layout, collective: None, kind, chunks, micro_batch, recompute, layers: None };
+                        Choice { mesh, layout, collective, kind, chunks, micro_batch, recompute, layers: None };
                     self.considered += 1;
                     let case = match Case::new(self.topology, self.model, self.job, facts, &choice) {
                         Ok(case) => case,

@@ -85,6 +85,7 @@ fn job() -> Job {
         recompute: Some(true),
         overlap: true,
         optimizer_s_per_parameter: 2e-11,
+        collective: None,
     }
 }
 

@@ -59,6 +59,7 @@ fn job() -> Job {
         recompute: None,
         overlap: false,
         optimizer_s_per_parameter: 1e-9,
+        collective: None,
     }
 }
 
@@ -156,6 +157,13 @@ fn a_ring_takes_what_the_formula_says() {
     // Overlapping hides what the last backward pass takes, of all layers but the first that ends.
     let hidden = plan(&Job { overlap: true, ..job() }).unwrap().predicted;
     assert!((found.step_s - hidden.step_s - 4.0 * 6.0 * 0.015 * 5.0 / 6.0).abs() < 1e-9);
+    // Where the backward pass hides all that it can, the last of six layers' part is left.
+    let fast = two_clusters(2, 10.0, 50.0);
+    let seconds = |overlap| {
+        let job = Job { overlap, ..job() };
+        evaluate(&fast, &small(), &job, &choice(1, 4, Layout::PipelineAcross)).unwrap().predicted.data_parallel_s
+    };
+    assert!((seconds(true) - seconds(false) / 6.0).abs() < 1e-12);
     // Replicas that each update a part hold a part of the optimizer's state.
     let sharded = plan(&Job { sharded_optimizer: true, ..job() }).unwrap().predicted;
     assert_eq!(found.memory_bytes[0] - sharded.memory_bytes[0], 4_902_912 * 8 * 3 / 4);
@@ -289,6 +297,7 @@ pub(super) fn large() -> (Topology, Model, Job) {
         wire_bytes_per_element: 2.0,
         overlap: true,
         optimizer_s_per_parameter: 1e-11,
+        collective: None,
         ..job()
     };
     (file.topology().unwrap(), Model::transformer(&shape, 150e12, 1e-5), job)
