@@ -142,18 +142,15 @@ const RETRY: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// [`BootstrapError`], at the latest when the time is over.
-pub(crate) fn meet(
-    at: &Rendezvous,
-    host: Option<&str>,
-    listening: Option<TcpListener>,
-) -> Result<Met, BootstrapError> {
+pub(crate) fn meet(at: &Rendezvous, host: Option<&str>, listening: Option<TcpListener>) -> Result<Met, BootstrapError> {
     let host = host.map_or_else(self::host, str::to_owned);
     let Rendezvous { rank, ranks, .. } = *at;
     if ranks == 0 || ranks > MAX_RANKS || rank >= ranks {
         return Err(BootstrapError::Rank { rank, ranks });
     }
     let deadline = Instant::now() + at.timeout;
-    let (listener, cards) = if rank == 0 { gather(at, host, listening, deadline)? } else { register(at, &host, deadline)? };
+    let (listener, cards) =
+        if rank == 0 { gather(at, host, listening, deadline)? } else { register(at, &host, deadline)? };
     let door = Door { listener, early: Mutex::default() };
     let control = connect_all(
         at,
@@ -269,9 +266,9 @@ fn gather(
     deadline: Instant,
 ) -> Result<(TcpListener, Vec<Card>), BootstrapError> {
     let address = at.address;
-    let rendezvous = listening.map_or_else(|| TcpListener::bind(address), Ok).map_err(|source| {
-        BootstrapError::Address { what: "cannot listen at", address, source }
-    })?;
+    let rendezvous = listening
+        .map_or_else(|| TcpListener::bind(address), Ok)
+        .map_err(|source| BootstrapError::Address { what: "cannot listen at", address, source })?;
     let listener = listen_beside(address)?;
     let mut cards: Vec<Option<Card>> = vec![None; at.ranks];
     cards[0] = Some(Card { host, listen: own_address(&listener, address)? });

@@ -62,7 +62,7 @@ pub(crate) enum Verb {
     Simulate(SimulateArgs),
     /// Train a model on many ranks, or run any program on them.
     #[command(
-        after_help = "Examples:\n  swarmloom launch --nproc 2 train.toml\n  swarmloom launch --nproc 2 -- python train.py\n  torchrun --nproc-per-node 2 --no-python swarmloom launch train.toml\n  swarmloom launch --example > train.toml\n\nA training that was stopped goes on from its last checkpoint when it is started again, on any number of ranks.",
+        after_help = "Examples:\n  swarmloom launch --nproc 2 train.toml\n  swarmloom launch --nproc 2 -- python train.py\n  swarmloom launch --emit slurm --nodes 4 --nproc 8 --gpus 1 train.toml > train.sbatch\n  torchrun --nproc-per-node 2 --no-python swarmloom launch train.toml\n  swarmloom launch --example > train.toml\n\nA training that was stopped goes on from its last checkpoint when it is started again, on any number of ranks.",
         args_conflicts_with_subcommands = true
     )]
     Launch(LaunchArgs),
@@ -156,12 +156,58 @@ pub(crate) struct LaunchArgs {
     /// Show nothing of what ranks write; the files have it.
     #[arg(long)]
     pub(crate) quiet: bool,
+    /// Print what a scheduler takes, instead of starting anything.
+    #[arg(long, value_enum, value_name = "KIND", requires = "file")]
+    pub(crate) emit: Option<EmitKind>,
+    #[command(flatten)]
+    pub(crate) emitted: EmitArgs,
     /// Any program, with its arguments, instead of a training file.
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
     /// What to do with what is launched already.
     #[command(subcommand)]
     pub(crate) verb: Option<LaunchVerb>,
+}
+
+/// What `launch --emit` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EmitKind {
+    /// A script for sbatch.
+    Slurm,
+    /// A Service and an Indexed Job.
+    K8s,
+    /// A JobSet.
+    Jobset,
+}
+
+/// What a scheduler is asked for.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "With --emit")]
+pub(crate) struct EmitArgs {
+    /// Nodes, or pods.
+    #[arg(long, default_value_t = 1, requires = "emit")]
+    pub(crate) nodes: usize,
+    /// Cores of each rank.
+    #[arg(long, default_value_t = 1, requires = "emit")]
+    pub(crate) cpus: usize,
+    /// GPUs of each rank.
+    #[arg(long, default_value_t = 0, requires = "emit")]
+    pub(crate) gpus: usize,
+    /// Memory of each node, in GiB.
+    #[arg(long, requires = "emit")]
+    pub(crate) memory_gib: Option<usize>,
+    /// When all has to end.
+    #[arg(long, requires = "emit")]
+    pub(crate) minutes: Option<u64>,
+    /// The container's image, for Kubernetes.
+    #[arg(long, requires = "emit")]
+    pub(crate) image: Option<String>,
+    /// Slurm's partition.
+    #[arg(long, requires = "emit")]
+    pub(crate) partition: Option<String>,
+    /// Whose account Slurm charges.
+    #[arg(long, requires = "emit")]
+    pub(crate) account: Option<String>,
 }
 
 /// `plan`.

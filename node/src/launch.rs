@@ -4,6 +4,7 @@
 //! (torchrun, Slurm, Open MPI, Kubernetes, our own), it trains as that rank; else it starts ranks and looks after them.
 
 mod decision;
+mod emit;
 mod file;
 mod jobs;
 mod measure;
@@ -78,6 +79,9 @@ pub(crate) fn check(name: &str, text: &str) -> anyhow::Result<()> {
 fn train(args: &LaunchArgs, path: &Path, as_json: bool) -> anyhow::Result<()> {
     let (name, text) = read(path)?;
     let file = TrainFile::parse(&name, &text)?;
+    if let Some(kind) = args.emit {
+        return emit::run(args, kind, path, &slug(&file.name));
+    }
     let folder = path.parent().filter(|_| name != "-").map_or_else(|| PathBuf::from("."), Path::to_owned);
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("launch-{}", slug(&file.name))));
     let place = Place::find(&environment)?;

@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn the_examples_are_sound_and_name_one_run() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-        let (mut runs, mut simulations) = (std::collections::BTreeSet::new(), 0);
+        let (mut runs, mut simulations, mut trainings) = (std::collections::BTreeSet::new(), 0, 0);
         for entry in std::fs::read_dir(folder).expect("the examples").map(|entry| entry.expect("an entry").path()) {
             if entry.extension().is_some_and(|extension| extension == "toml") {
                 let name = entry.display().to_string();
@@ -149,11 +149,16 @@ mod tests {
                     simulations += 1;
                     continue;
                 }
+                if crate::launch::is_training(&text) {
+                    crate::launch::check(&name, &text).expect("a sound file");
+                    trainings += 1;
+                    continue;
+                }
                 let file = RunFile::parse(&name, &text).expect("a sound file");
                 let run = file.run.as_ref().expect("a run");
                 runs.insert(crate::book::TaskBook::from_table(&name, &text, run).expect("a book").0.id());
             }
         }
-        assert_eq!((runs.len(), simulations), (1, 8));
+        assert_eq!((runs.len(), simulations, trainings), (1, 8, 1));
     }
 }

@@ -349,6 +349,29 @@ fn a_plan_is_shown_drawn_and_followed() {
 }
 
 #[test]
+fn scripts_and_manifests_are_printed_for_schedulers() {
+    let work = Work::new();
+    let file = work.file("train.toml", 5, "").display().to_string();
+    let emit = |more: &[&str]| output(work.path(), &[&["launch", &file, "--emit"], more].concat());
+    let script =
+        emit(&["slurm", "--nodes", "2", "--nproc", "4", "--cpus", "3", "--minutes", "90", "--partition", "fast"]);
+    let script = text(&script.stdout);
+    for line in ["#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=4", "#SBATCH --cpus-per-task=3", "--partition=fast"] {
+        assert!(script.contains(line), "{line}: {script}");
+    }
+    assert!(script.starts_with("#!/bin/bash\n") && script.contains(&format!("launch {file}")), "{script}");
+    let manifest = emit(&["k8s", "--nodes", "3", "--image", "example.org/swarmloom:1", "--gpus", "1"]);
+    let manifest = text(&manifest.stdout);
+    for line in
+        ["completionMode: Indexed", "completions: 3", "image: \"example.org/swarmloom:1\"", "kubectl create secret"]
+    {
+        assert!(manifest.contains(line) || manifest.contains(&line.replace('"', "")), "{line}: {manifest}");
+    }
+    let wrong = emit(&["k8s", "--nodes", "3"]);
+    assert!(wrong.status.code() == Some(2) && text(&wrong.stderr).contains("image"), "{wrong:?}");
+}
+
+#[test]
 fn ranks_of_torchrun_train() {
     let Some(torchrun) = python().map(|python| python.with_file_name("torchrun")).filter(|path| path.exists()) else {
         return eprintln!("skipped: no torchrun, which `cargo xtask bench launch` installs");

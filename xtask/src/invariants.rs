@@ -16,7 +16,7 @@ struct Room {
     never: &'static [&'static str],
 }
 
-const ROOMS: [Room; 15] = [
+const ROOMS: [Room; 18] = [
     Room { package: "swarmloom-kernels", knows: &[], never: &["tch", "tokio", "libp2p"] },
     Room { package: "swarmloom-gpu", knows: &["swarmloom-kernels"], never: &["tch", "tokio", "libp2p"] },
     Room {
@@ -36,6 +36,9 @@ const ROOMS: [Room; 15] = [
     },
     Room { package: "swarmloom-datasets", knows: &[], never: &["tch", "tokio", "libp2p"] },
     Room { package: "swarmloom-population", knows: &[], never: &["tch", "tokio", "libp2p"] },
+    Room { package: "swarmloom-placement", knows: &[], never: &["tch", "tokio", "libp2p", "clap"] },
+    Room { package: "swarmloom-sites", knows: &[], never: &["tch", "tokio", "libp2p", "clap"] },
+    Room { package: "netlab", knows: &[], never: &["tch", "tokio", "libp2p", "clap"] },
     Room { package: "swarmloom-federated", knows: &["swarmloom-kernels"], never: &["tch", "tokio", "libp2p"] },
     Room { package: "swarmloom-classifiers", knows: &["swarmloom-kernels"], never: &["tch", "tokio", "libp2p"] },
     Room {
@@ -52,7 +55,13 @@ const ROOMS: [Room; 15] = [
     Room { package: "swarmloom-tasks", knows: &[], never: &["tch", "tokio", "libp2p"] },
     Room {
         package: "swarmloom-trainer",
-        knows: &["swarmloom-classifiers", "swarmloom-collectives", "swarmloom-gpu", "swarmloom-kernels"],
+        knows: &[
+            "swarmloom-classifiers",
+            "swarmloom-collectives",
+            "swarmloom-gpu",
+            "swarmloom-kernels",
+            "swarmloom-placement",
+        ],
         never: &["tokio", "libp2p", "clap", "sled", "axum"],
     },
     Room { package: "swarmloom-net", knows: &[], never: &["tch", "clap", "sled", "axum"] },

@@ -300,6 +300,6 @@ mod tests {
         let fixed = Decision::fixed(&file("pipeline = 2\nmicro_batch = 2"), 4, 2).expect("sound");
         assert_eq!((fixed.mesh, fixed.layers.clone(), fixed.micro_batches(8, 1)), ((2, 2, 1), vec![1, 1], 2));
         let slice = fixed.slice(fixed.seat(3));
-        assert_eq!((slice.chunks, slice.first, slice.last), (vec![1..2], false, true));
+        assert_eq!((slice.layers().collect::<Vec<_>>(), slice.first, slice.last), (vec![1], false, true));
     }
 }

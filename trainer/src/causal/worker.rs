@@ -305,15 +305,10 @@ impl Worker {
     }
 
     /// Asks for all that this step's schedule brings, in the order in which the senders make it.
-    fn expect(
-        &self,
-        plan: &StepPlan<'_>,
-        batches: &dyn Batches,
-        last: usize,
-    ) -> Result<BTreeMap<(Cargo, usize, usize), Coming<Tensor>>, CausalError> {
+    fn expect(&self, plan: &StepPlan<'_>, batches: &dyn Batches, last: usize) -> Result<Expected, CausalError> {
         let seat = self.links.seat;
         let (stages, hidden) = (seat.stages, self.stage.hidden());
-        let mut coming = BTreeMap::new();
+        let mut coming = Expected::new();
         if stages == 1 {
             return Ok(coming);
         }
@@ -335,11 +330,7 @@ impl Worker {
     }
 
     /// Waits for what an op needs of another stage.
-    fn take(
-        &mut self,
-        coming: &mut BTreeMap<(Cargo, usize, usize), Coming<Tensor>>,
-        (cargo, op): (Cargo, Op),
-    ) -> Result<Tensor, CausalError> {
+    fn take(&mut self, coming: &mut Expected, (cargo, op): (Cargo, Op)) -> Result<Tensor, CausalError> {
         let own = op.chunk * self.links.seat.stages + self.links.seat.stage;
         let none = || CausalError::Schedule(format!("nobody sends the {cargo:?} of micro-batch {}", op.micro_batch));
         let pending = coming.remove(&(cargo, own, op.micro_batch)).ok_or_else(none)?;
@@ -481,6 +472,9 @@ impl Worker {
         self.began.elapsed()
     }
 }
+
+/// What other stages send, by cargo, own virtual stage and micro-batch.
+type Expected = BTreeMap<(Cargo, usize, usize), Coming<Tensor>>;
 
 /// Which buckets have all of a step's gradients.
 struct Finished {

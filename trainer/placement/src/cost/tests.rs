@@ -1,3 +1,5 @@
+//! The cheapest mix on offers whose answers follow by hand.
+
 use super::*;
 use crate::model::{Affine, Layer};
 use crate::topology::LinkClass;

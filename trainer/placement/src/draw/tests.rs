@@ -1,3 +1,5 @@
+//! Drawings have what they should, and no more than they can bear.
+
 use super::*;
 use crate::model::{Affine, Layer, Model};
 use crate::plan::{Job, plan};

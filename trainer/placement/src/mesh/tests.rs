@@ -1,3 +1,5 @@
+//! Groups by their formulae, for every order of the ranks.
+
 use super::*;
 use crate::topology::{BetweenFile, ClusterFile, LinkFile, TopologyFile};
 

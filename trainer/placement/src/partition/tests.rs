@@ -1,3 +1,5 @@
+//! The dynamic programme against all cuts there are, and the paper's split beside it.
+
 use super::*;
 
 /// Numbers that look random, always the same.

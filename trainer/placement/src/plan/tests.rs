@@ -1,3 +1,5 @@
+//! Bytes and times that follow by hand, and whole decisions.
+
 use super::*;
 use crate::mesh::Transport;
 use crate::model::{Affine, Layer, Transformer};

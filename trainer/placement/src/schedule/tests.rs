@@ -1,3 +1,5 @@
+//! Every schedule does all work once, in an order that ends.
+
 use super::*;
 use crate::timeline::{Transfer, simulate};
 

@@ -1,3 +1,5 @@
+//! Bubbles and transfers against their formulae.
+
 use super::*;
 use crate::schedule::{Kind, build, verify};
 

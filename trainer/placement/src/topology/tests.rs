@@ -1,3 +1,5 @@
+//! Files and measurements become hosts and clusters.
+
 use super::*;
 
 const SLOW: Link = Link { class: LinkClass::Ethernet, bandwidth: 12.5e6, latency_s: 5e-3, shared: true };
