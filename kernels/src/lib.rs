@@ -5,6 +5,8 @@
 //!
 //! For training small classifiers, as many as a federated simulation has: [`convolution`] and [`pooling`].
 //!
+//! For training decoders: [`training`], beside a library's matrix products.
+//!
 //! [`random`] draws numbers by seed and index.
 //!
 //! For buffers that several parties hold: [`reduce`] and [`copy`] (also on memory that is shared with other processes),
@@ -57,6 +59,7 @@ pub mod robust;
 pub mod rotary;
 pub mod sampling;
 pub mod sparsify;
+pub mod training;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

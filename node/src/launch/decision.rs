@@ -60,7 +60,8 @@ pub(crate) fn job(file: &TrainFile, config: &ModelConfig, ranks: usize, measured
     let element = if file.training.dtype == Dtype::F32 { 4 } else { 2 };
     Ok(Job {
         global_batch: file.training.global_batch,
-        micro_batches: table.micro_batch.map_or_else(Vec::new, |size| vec![size]),
+        // Between those that were measured: beyond, nothing is known.
+        micro_batches: table.micro_batch.map_or_else(|| (1..=measured.sizes[1]).collect(), |size| vec![size]),
         schedules: table.schedule.map_or_else(Vec::new, |kind| vec![kind]),
         mesh,
         tensor,

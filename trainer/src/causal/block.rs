@@ -127,20 +127,17 @@ pub(super) fn backward(
     sum: Sum<'_>,
 ) -> Result<(Tensor, Later), super::CausalError> {
     let of_gated = gradient.f_mm(&parts.down)?;
-    let gated = ops::swiglu(&kept.gate_up)?;
-    let of_gate_up = ops::swiglu_backward(&of_gated, &kept.gate_up)?;
+    let (of_gate_up, gated) = ops::swiglu_backward(&of_gated, &kept.gate_up)?;
     let mut of_normed = of_gate_up.f_mm(&parts.gate_up)?;
     sum(&mut of_normed)?;
-    let (mut of_middle, before_feed_forward) =
-        ops::rms_norm_backward(&of_normed, &kept.middle, &parts.before_feed_forward, &kept.second_scale)?;
-    let _ = of_middle.f_add_(&gradient)?;
+    let (of_middle, before_feed_forward) =
+        ops::rms_norm_backward(&of_normed, &kept.middle, &parts.before_feed_forward, &kept.second_scale, &gradient)?;
     let of_attended = of_middle.f_mm(&parts.output)?;
     let of_qkv = kept.attention.backward(shape, rows, &of_attended)?;
     let mut of_normed = of_qkv.f_mm(&parts.qkv)?;
     sum(&mut of_normed)?;
-    let (mut of_x, before_attention) =
-        ops::rms_norm_backward(&of_normed, &kept.x, &parts.before_attention, &kept.first_scale)?;
-    let _ = of_x.f_add_(&of_middle)?;
+    let (of_x, before_attention) =
+        ops::rms_norm_backward(&of_normed, &kept.x, &parts.before_attention, &kept.first_scale, &of_middle)?;
     let later = Later {
         down: (gradient, gated),
         gate_up: (of_gate_up, kept.second_normed),

@@ -232,12 +232,13 @@ impl Stage {
         while from < tokens {
             let rows = most.min(tokens - from);
             let (x, targets) = (x.f_narrow(0, from, rows)?, targets.f_narrow(0, from, rows)?);
+            let nothing = x.f_zeros_like()?;
             let (normed, scales) = ops::rms_norm(&x, &norm, self.shape.eps)?;
             let (sum, of_logits) = ops::cross_entropy(&normed.f_mm(&head.f_tr()?)?, &targets, scale)?;
             loss += sum.f_double_value(&[])?;
             if learn {
                 block::accumulate(&mut self.gradient(head_name, hidden)?, &of_logits, &normed)?;
-                let (of_x, of_norm) = ops::rms_norm_backward(&of_logits.f_mm(&head)?, &x, &norm, &scales)?;
+                let (of_x, of_norm) = ops::rms_norm_backward(&of_logits.f_mm(&head)?, &x, &norm, &scales, &nothing)?;
                 let _ = self.gradient(FINAL_NORM, 1)?.f_view([-1])?.f_add_(&of_norm)?;
                 gradient.f_narrow(0, from, rows)?.f_copy_(&of_x)?;
             }
