@@ -297,7 +297,7 @@ mod tests {
         );
         assert!(error("pipeline = 4", 4).contains("the model's 2 layers do not split into [1, 1, 0, 0]"));
         assert!(error("order = [0, 0]", 2).contains("each rank from 0 to 1 has one place"));
-        assert!(error("schedule = \"interleaved\"\nmicro_batch = 3\npipeline = 1", 1).contains("do not split"));
+        assert!(error("schedule = \"interleaved\"\npipeline = 2", 2).contains("do not split into [1, 1, 0, 0]"));
         let fixed = Decision::fixed(&file("pipeline = 2\nmicro_batch = 2"), 4, 2).expect("sound");
         assert_eq!((fixed.mesh, fixed.layers.clone(), fixed.micro_batches(8, 1)), ((2, 2, 1), vec![1, 1], 2));
         let slice = fixed.slice(fixed.seat(3));
